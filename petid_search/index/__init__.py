@@ -1,0 +1,1 @@
+"""The gallery: SQLite holds the truth, FAISS is derived from it."""
