@@ -1,0 +1,554 @@
+"""The gallery: the herd book of enrolled individuals, their photos and their embeddings.
+
+Everything that counts is a row of SQLite, written in transactions. What is derived (the FAISS file, the
+calibration) can be deleted at any time, and is never ahead of what was committed.
+"""
+
+import json
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petid_search.errors import GalleryError, ModelMismatch
+from petid_search.images import Photo
+from petid_search.index.records import WHOLE, GalleryModel, Records
+from petid_search.index.search import Block, GalleryIndex, block_of
+from petid_search.index.store import PhotoStore
+
+_LONGEST_NAME: Final = 200
+_BLOCK: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """A photo about to be enrolled: whose it is, and its embedding, float32, (d,), unit length."""
+
+    photo: Photo
+    individual: str
+    vector: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How one photo stands after `enroll`: newly enrolled, known before, or refused for its other name."""
+
+    status: Literal["enrolled", "known", "refused"]
+    individual: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolledPhoto:
+    """A photo of the gallery and where its bytes are."""
+
+    id: int
+    sha256: str
+    individual: str
+    file: Path
+    source: Path
+    enrolled_at: str
+    linked: bool
+
+
+class Gallery:
+    """Enrolled individuals in a folder.
+
+    Several processes may read and write one gallery at the same time. One object serves one thread at a time.
+
+    Args:
+        folder: the gallery's folder.
+        create: make the gallery where there is none.
+
+    Raises:
+        GalleryError: there is no gallery in the folder and `create` is False, or the file there is not one.
+    """
+
+    def __init__(self, folder: Path, *, create: bool = False) -> None:
+        self.folder = folder
+        self.records = Records(folder, create=create)
+        self.store = PhotoStore(folder)
+        self.index = GalleryIndex(self.records)
+
+    def close(self) -> None:
+        """Close the database. The object is of no use afterwards."""
+        self.records.db.close()
+
+    def __enter__(self) -> "Gallery":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # What is there
+
+    @property
+    def generation(self) -> int:
+        """A number that grows with every change of the gallery."""
+        return self.records.generation
+
+    @property
+    def model(self) -> GalleryModel | None:
+        """The model whose embeddings are compared; None while nothing was enrolled."""
+        return self.records.model
+
+    def require_model(self, name: str, fingerprint: str) -> GalleryModel:
+        """The gallery's model, if it is the one with this fingerprint.
+
+        Raises:
+            GalleryError: nothing is enrolled yet.
+            ModelMismatch: the gallery holds embeddings of another model.
+        """
+        model = self.model
+        if model is None:
+            raise GalleryError(f"The gallery {self.folder} is empty: fill it with `petid enroll PHOTOS`.")
+        if model.fingerprint != fingerprint:
+            raise ModelMismatch(model.name, name)
+        return model
+
+    def count_photos(self) -> int:
+        """Number of enrolled photos."""
+        return int(self.records.value("SELECT count(*) FROM photos WHERE active"))
+
+    def count_individuals(self) -> int:
+        """Number of enrolled individuals, N."""
+        return int(self.records.value("SELECT count(DISTINCT individual_id) FROM photos WHERE active"))
+
+    def individuals(self) -> dict[str, int]:
+        """Every enrolled individual's name and its number of photos, by name."""
+        rows = self.records.db.execute(
+            "SELECT i.name, count(*) FROM photos p JOIN individuals i ON i.id = p.individual_id "
+            "WHERE p.active GROUP BY i.id ORDER BY i.name"
+        )
+        return {str(name): int(count) for name, count in rows}
+
+    def photos(self, individual: str | None = None) -> Iterator[EnrolledPhoto]:
+        """The enrolled photos, of one individual or of all, in the order of their enrolment.
+
+        Raises:
+            GalleryError: no such individual is enrolled.
+        """
+        where, values = "p.active", list[Any]()
+        if individual is not None:
+            where, values = "p.active AND p.individual_id = ?", [self._individual_id(individual)]
+        return self._photos_where(where, values)
+
+    def photo(self, photo_id: int) -> EnrolledPhoto:
+        """The photo of an id that a search gave."""
+        for photo in self._photos_where("p.id = ?", [photo_id]):
+            return photo
+        raise GalleryError(f"Photo {photo_id} was purged meanwhile: search again.")
+
+    def known(self, hashes: Iterable[str]) -> dict[str, str]:
+        """Of these sha256 hashes, those of enrolled photos, each with its individual's name."""
+        rows = self.records.db.execute(
+            "SELECT p.sha256, i.name FROM photos p JOIN individuals i ON i.id = p.individual_id "
+            "WHERE p.active AND p.sha256 IN (SELECT value FROM json_each(?))",
+            [json.dumps(list(hashes))],
+        )
+        return {str(sha256): str(name) for sha256, name in rows}
+
+    # Enrolling and correcting
+
+    def enroll(
+        self,
+        batch: Sequence[Enrolment],
+        *,
+        model: tuple[str, str],
+        link: bool = False,
+        entry: int | None = None,
+    ) -> tuple[list[Standing], int | None]:
+        """Enroll photos in one transaction: when this returns, they are on the disk for good.
+
+        Args:
+            batch: the photos, with the embeddings that the model made of them.
+            model: name and fingerprint of that model; it becomes the gallery's where nothing was enrolled yet.
+            link: leave the photos where they are, instead of copying their bytes into the gallery.
+            entry: the journal's entry that an earlier batch of the same command began; they are undone together.
+
+        Returns:
+            how each photo stands, in order, and the journal's entry, None as long as nothing was changed.
+
+        Raises:
+            ModelMismatch: the gallery holds embeddings of another model.
+            GalleryError: the gallery cannot be written.
+        """
+        if not batch:
+            return [], entry
+        with self.records.explained():
+            staged = [None] * len(batch) if link else self.store.stage([item.photo for item in batch])
+        try:
+            with self.records.write() as generation:
+                model_id = self._model_for(model, len(batch[0].vector))
+                writer = _Enroller(self, generation, model_id, entry)
+                standings = [writer.add(item, file) for item, file in zip(batch, staged, strict=True)]
+                self.store.settle(writer.settled)
+                return standings, writer.entry
+        finally:
+            for file in staged:
+                if file is not None:
+                    file.unlink(missing_ok=True)
+
+    def rename(self, old: str, new: str) -> int:
+        """Give an individual another name; returns the number of its photos.
+
+        Raises:
+            GalleryError: there is no such individual, the name is not fit, or another individual has it already.
+        """
+        new = individual_name(new)
+        with self.records.write() as generation:
+            if new in self.individuals():
+                raise GalleryError(
+                    f"There is already an individual {new!r}: if the two are one, use `petid merge {old!r} {new!r}`."
+                )
+            return self._move(generation, f"rename {old!r} to {new!r}", self._individual_id(old), self._named(new))
+
+    def merge(self, individual: str, into: str) -> int:
+        """Put all photos of one individual under another, since the two are one; returns the number of photos moved.
+
+        Raises:
+            GalleryError: there is no such individual, or both are the same.
+        """
+        with self.records.write() as generation:
+            source, target = self._individual_id(individual), self._individual_id(into)
+            if source == target:
+                raise GalleryError(f"{individual!r} cannot be merged into itself: name two individuals.")
+            return self._move(generation, f"merge {individual!r} into {into!r}", source, target)
+
+    def remove(self, individual: str, *, photo: str | None = None) -> int:
+        """Take an individual, or one photo of it, out of the gallery; returns the number of photos removed.
+
+        Nothing is deleted before `purge`: `undo` brings it back.
+
+        Args:
+            individual: its name.
+            photo: the beginning of the sha256 of the only photo to remove.
+
+        Raises:
+            GalleryError: there is no such individual, or not exactly one such photo.
+        """
+        with self.records.write() as generation:
+            owner = self._individual_id(individual)
+            where, values = "active AND individual_id = ?", list[Any]([owner])
+            what = f"remove {individual!r}"
+            if photo is not None:
+                where, values = f"{where} AND substr(sha256, 1, ?) = ?", [owner, len(photo), photo]
+                found = int(self.records.value(f"SELECT count(*) FROM photos WHERE {where}", values))
+                if found != 1:
+                    raise GalleryError(
+                        f"{found} photos of {individual!r} begin with {photo!r}: "
+                        f"`petid show {individual!r}` lists them; name one by the beginning of its hash."
+                    )
+                what = f"remove photo {photo} of {individual!r}"
+            entry = self._begin(what)
+            self.records.db.execute(
+                f"INSERT INTO changes SELECT ?, id, individual_id, active, individual_id, 0 FROM photos WHERE {where}",
+                [entry, *values],
+            )
+            return self._apply(entry, generation, "after")
+
+    def undo(self) -> tuple[str, int]:
+        """Take back the latest change that was not taken back yet; returns what it was and how many photos it touched.
+
+        Raises:
+            GalleryError: there is nothing to undo, or its photos were changed again meanwhile.
+        """
+        with self.records.write() as generation:
+            latest = self.records.db.execute(
+                "SELECT id, action FROM journal j WHERE NOT undone "
+                "AND EXISTS (SELECT 1 FROM changes WHERE entry_id = j.id) ORDER BY id DESC LIMIT 1"
+            ).fetchone()
+            if latest is None:
+                raise GalleryError("There is nothing to undo.")
+            entry, action = int(latest[0]), str(latest[1])
+            touched = self.records.value(
+                "SELECT count(*) FROM changes c JOIN photos p ON p.id = c.photo_id WHERE c.entry_id = ? "
+                "AND (p.individual_id, p.active) IS NOT (c.individual_after, c.active_after)",
+                [entry],
+            )
+            if touched:
+                raise GalleryError(
+                    f"{touched} photos of «{action}» were changed since by another command that ran beside it: "
+                    "correct them with `petid remove`, `rename` or `merge`."
+                )
+            count = self._apply(entry, generation, "before")
+            self.records.db.execute("UPDATE journal SET undone = 1 WHERE id = ?", [entry])
+            return action, count
+
+    def purge(self) -> int:
+        """Delete for good what was removed, and the embeddings of models no longer used; returns the photos deleted.
+
+        Linked photos stay where they are. Nothing done before can be undone afterwards.
+        """
+        with self.records.write() as generation:
+            removed = self.records.db.execute("SELECT id, stored FROM photos WHERE NOT active").fetchall()
+            self.records.db.execute("DELETE FROM changes")
+            self.records.db.execute(
+                "DELETE FROM embeddings WHERE photo_id IN (SELECT id FROM photos WHERE NOT active) "
+                "OR model_id IS NOT (SELECT value FROM state WHERE key = 'model')"
+            )
+            self.records.db.execute("DELETE FROM photos WHERE NOT active")
+            self.records.db.execute("DELETE FROM individuals WHERE id NOT IN (SELECT individual_id FROM photos)")
+            for table in ("vector_files", "calibrations"):
+                self.records.db.execute(f"DELETE FROM {table} WHERE model_id NOT IN (SELECT model_id FROM embeddings)")
+            # A FAISS file from before would not learn of the deleted rows from what changed since.
+            self.records.db.execute("UPDATE state SET value = ? WHERE key = 'purged'", [generation])
+            self._begin("purge")
+        # Only now, since a file without a row does no harm and a row without a file would.
+        for _, stored in removed:
+            if stored is not None:
+                self.store.delete(stored)
+        return len(removed)
+
+    def blocks(self) -> Iterator[Block]:
+        """All embeddings of enrolled photos, a few thousand at a time, individuals whole.
+
+        What is written while this runs may or may not be among them.
+        """
+        model = self.model
+        if model is None:
+            return
+        cursor = self.records.db.execute(
+            "SELECT p.individual_id, p.id, e.vector FROM photos p JOIN embeddings e ON e.photo_id = p.id "
+            "WHERE p.active AND e.model_id = ? AND e.crop = ? ORDER BY p.individual_id, p.id",
+            [model.id, WHOLE],
+        )
+        rows: list[tuple[int, int, bytes]] = []
+        for row in cursor:
+            if len(rows) >= _BLOCK and row[0] != rows[-1][0]:
+                yield block_of(rows)
+                rows = []
+            rows.append(row)
+        if rows:
+            yield block_of(rows)
+
+    # Other models
+
+    def add_model(self, name: str, fingerprint: str, dimension: int) -> GalleryModel:
+        """Make a model known to the gallery, without switching over to it."""
+        with self.records.write():
+            row = self._model_row(name, fingerprint, dimension)
+        return GalleryModel(row, name, fingerprint, dimension)
+
+    def without_embedding(self, model: GalleryModel, after: int, count: int) -> list[EnrolledPhoto]:
+        """Photos, removed ones included, that a model has not embedded: the first `count` with an id above `after`."""
+        return list(
+            self._photos_where(
+                "p.id > ? AND NOT EXISTS "
+                "(SELECT 1 FROM embeddings e WHERE e.model_id = ? AND e.photo_id = p.id AND e.crop = ?)",
+                [after, model.id, WHOLE],
+                limit=count,
+            )
+        )
+
+    def count_without_embedding(self, model: GalleryModel) -> int:
+        """How many photos, removed ones included, a model has not embedded."""
+        return int(
+            self.records.value(
+                "SELECT count(*) FROM photos p WHERE NOT EXISTS "
+                "(SELECT 1 FROM embeddings e WHERE e.model_id = ? AND e.photo_id = p.id AND e.crop = ?)",
+                [model.id, WHOLE],
+            )
+        )
+
+    def add_embeddings(self, model: GalleryModel, vectors: Mapping[int, NDArray[np.float32]]) -> None:
+        """Keep embeddings that a model made of photos, by photo id, in one transaction."""
+        with self.records.write() as generation:
+            for photo_id, vector in vectors.items():
+                self._insert_embedding(model.id, photo_id, vector)
+            if model == self.model:
+                self.records.db.execute(
+                    "UPDATE photos SET changed = ? WHERE id IN (SELECT value FROM json_each(?))",
+                    [generation, json.dumps(list(vectors))],
+                )
+
+    def switch_model(self, model: GalleryModel) -> bool:
+        """Make another model the gallery's, in one transaction, if it has embedded every photo; else False."""
+        with self.records.write():
+            if self.count_without_embedding(model):
+                return False
+            if self.model == model:
+                return True
+            self.records.db.execute("INSERT OR REPLACE INTO state (key, value) VALUES ('model', ?)", [model.id])
+            self._begin(f"reindex with {model.name!r}")
+            return True
+
+    # Calibration
+
+    def calibration_row(self, model: GalleryModel) -> dict[str, Any] | None:
+        """What was stored by `save_calibration` for a model, or None."""
+        return next(self.records.rows("SELECT * FROM calibrations WHERE model_id = ?", [model.id]), None)
+
+    def save_calibration(self, model: GalleryModel, *, rule: str, photos: int, samples: bytes) -> None:
+        """Keep a calibration: the rule and the number of photos that it was made of, and its samples."""
+        with self.records.write(changes=False):
+            self.records.db.table("calibrations").upsert(
+                {"model_id": model.id, "rule": rule, "photos": photos, "at": _now(), "samples": samples}, pk="model_id"
+            )
+
+    # Inside
+
+    def _photos_where(self, where: str, values: list[Any], limit: int = -1) -> Iterator[EnrolledPhoto]:
+        rows = self.records.db.execute(
+            "SELECT p.id, p.sha256, i.name, p.stored, p.source, p.enrolled_at "
+            f"FROM photos p JOIN individuals i ON i.id = p.individual_id WHERE {where} ORDER BY p.id LIMIT ?",
+            [*values, limit],
+        )
+        for photo_id, sha256, name, stored, source, at in rows:
+            file = Path(source) if stored is None else self.folder / stored
+            yield EnrolledPhoto(photo_id, sha256, name, file, Path(source), at, stored is None)
+
+    def _individual_id(self, name: str) -> int:
+        row = self.records.db.execute(
+            "SELECT i.id FROM individuals i WHERE i.name = ? "
+            "AND EXISTS (SELECT 1 FROM photos p WHERE p.individual_id = i.id AND p.active)",
+            [unicodedata.normalize("NFC", name)],
+        ).fetchone()
+        if row is None:
+            raise GalleryError(f"No individual {_short(name)!r} is enrolled: `petid list` names all that are.")
+        return int(row[0])
+
+    def _named(self, name: str) -> int:
+        """The id of an individual with this name, made if there is none."""
+        row = self.records.db.execute("SELECT id FROM individuals WHERE name = ?", [name]).fetchone()
+        if row is None:
+            row = self.records.db.execute("INSERT INTO individuals (name) VALUES (?) RETURNING id", [name]).fetchone()
+        return int(row[0])
+
+    def _model_for(self, model: tuple[str, str], dimension: int) -> int:
+        """The id of the gallery's model, which must be this one, or becomes it where there is none."""
+        name, fingerprint = model
+        current = self.model
+        if current is None:
+            row = self._model_row(name, fingerprint, dimension)
+            self.records.db.execute("INSERT INTO state (key, value) VALUES ('model', ?)", [row])
+            return row
+        if current.fingerprint != fingerprint:
+            raise ModelMismatch(current.name, name)
+        return current.id
+
+    def _model_row(self, name: str, fingerprint: str, dimension: int) -> int:
+        row = self.records.db.execute("SELECT id FROM models WHERE fingerprint = ?", [fingerprint]).fetchone()
+        if row is None:
+            row = self.records.db.execute(
+                "INSERT INTO models (name, fingerprint, dimension) VALUES (?, ?, ?) RETURNING id",
+                [name, fingerprint, dimension],
+            ).fetchone()
+        return int(row[0])
+
+    def _insert_embedding(self, model_id: int, photo_id: int, vector: NDArray[np.float32]) -> None:
+        self.records.db.execute(
+            "INSERT OR IGNORE INTO embeddings (model_id, photo_id, crop, vector) "
+            "SELECT ?, id, ?, ? FROM photos WHERE id = ?",
+            [model_id, WHOLE, np.ascontiguousarray(vector, "<f4").tobytes(), photo_id],
+        )
+
+    def _begin(self, action: str) -> int:
+        """Begin an entry of the journal."""
+        row = self.records.db.execute(
+            "INSERT INTO journal (at, action) VALUES (?, ?) RETURNING id", [_now(), action]
+        ).fetchone()
+        return int(row[0])
+
+    def _move(self, generation: int, action: str, source: int, target: int) -> int:
+        entry = self._begin(action)
+        self.records.db.execute(
+            "INSERT INTO changes SELECT ?, id, individual_id, active, ?, active "
+            "FROM photos WHERE active AND individual_id = ?",
+            [entry, target, source],
+        )
+        return self._apply(entry, generation, "after")
+
+    def _apply(self, entry: int, generation: int, side: Literal["before", "after"]) -> int:
+        """Bring an entry's photos to how they were before it, or are after it."""
+        return self.records.db.execute(
+            f"UPDATE photos SET individual_id = c.individual_{side}, active = c.active_{side}, changed = ? "
+            "FROM changes c WHERE c.photo_id = photos.id AND c.entry_id = ?",
+            [generation, entry],
+        ).rowcount
+
+
+class _Enroller:
+    """The photos of one batch, written row by row inside the transaction that enrols them."""
+
+    def __init__(self, gallery: Gallery, generation: int, model_id: int, entry: int | None) -> None:
+        self._gallery = gallery
+        self._db = gallery.records.db
+        self._generation = generation
+        self._model_id = model_id
+        self._individuals: dict[str, int] = {}
+        self.entry = entry
+        self.settled: list[tuple[Path, str]] = []
+        if entry is not None and self._db.execute("SELECT undone FROM journal WHERE id = ?", [entry]).fetchone()[0]:
+            self.entry = None  # undone by somebody while the command runs: what follows is a change of its own
+
+    def add(self, item: Enrolment, staged: Path | None) -> Standing:
+        photo = item.photo
+        row = self._db.execute(
+            "SELECT p.id, p.active, p.individual_id, i.name FROM photos p "
+            "JOIN individuals i ON i.id = p.individual_id WHERE p.sha256 = ?",
+            [photo.sha256],
+        ).fetchone()
+        if row is not None and row[1]:
+            return Standing("known" if row[3] == item.individual else "refused", str(row[3]))
+        individual = self._individual(item.individual)
+        stored = None if staged is None else self._gallery.store.name_of(photo)
+        source = str(photo.path.absolute())
+        if row is None:
+            photo_id = self._db.execute(
+                "INSERT INTO photos (sha256, individual_id, source, stored, active, enrolled_at, changed) "
+                "VALUES (?, ?, ?, ?, 1, ?, ?) RETURNING id",
+                [photo.sha256, individual, source, stored, _now(), self._generation],
+            ).fetchone()[0]
+            before = individual
+        else:  # removed before and enrolled again
+            photo_id, before = row[0], row[2]
+            self._db.execute(
+                "UPDATE photos SET individual_id = ?, active = 1, changed = ? WHERE id = ?",
+                [individual, self._generation, photo_id],
+            )
+            staged = None  # its bytes are where they were
+        self._gallery._insert_embedding(self._model_id, photo_id, item.vector)
+        if self.entry is None:
+            self.entry = self._gallery._begin("enroll")
+        self._db.execute(
+            "INSERT OR REPLACE INTO changes VALUES (?, ?, ?, 0, ?, 1)", [self.entry, photo_id, before, individual]
+        )
+        if staged is not None and stored is not None:
+            self.settled.append((staged, stored))
+        return Standing("enrolled", item.individual)
+
+    def _individual(self, name: str) -> int:
+        if name not in self._individuals:
+            self._individuals[name] = self._gallery._named(name)
+        return self._individuals[name]
+
+
+def individual_name(text: str) -> str:
+    """A name as the gallery keeps it: in Unicode's composed form, without blanks around it.
+
+    Raises:
+        GalleryError: it is empty, longer than 200 characters, or holds a control character.
+    """
+    name = unicodedata.normalize("NFC", text).strip()
+    if not name:
+        raise GalleryError("An individual needs a name: give one with --as NAME.")
+    if len(name) > _LONGEST_NAME:
+        raise GalleryError(
+            f"The name {_short(name)!r} has {len(name)} characters, more than {_LONGEST_NAME}: give a shorter one."
+        )
+    if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name):
+        raise GalleryError(f"The name {_short(name)!r} holds a control character: give one without.")
+    return name
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:39]}…"

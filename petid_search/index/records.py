@@ -1,0 +1,140 @@
+"""One connection to a gallery's SQLite file: its transactions, and its errors said so that one knows what to do."""
+
+import errno
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sqlite_utils import Database
+
+from petid_search.errors import GalleryError
+from petid_search.index.schema import APPLICATION_ID, connect
+
+DATABASE: Final = "gallery.db"
+WHOLE: Final = "whole"
+"""The crop of an embedding that was made of the whole photo; so far there is no other."""
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryModel:
+    """The model whose embeddings a gallery holds."""
+
+    id: int
+    name: str
+    fingerprint: str
+    dimension: int
+
+
+class Records:
+    """The rows of a gallery, read and written in transactions.
+
+    Args:
+        folder: the gallery's folder.
+        create: make the file where there is none.
+
+    Raises:
+        GalleryError: there is no gallery in the folder and `create` is False, or the file there is not one.
+    """
+
+    def __init__(self, folder: Path, *, create: bool = False) -> None:
+        self.folder = folder
+        file = folder / DATABASE
+        if not create and not file.exists():
+            raise GalleryError(
+                f"There is no gallery in {folder}: make one with `petid enroll PHOTOS`, or name one with --gallery."
+            )
+        with self.explained():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._refuse_strange_file(file)
+            self.db: Database = connect(file)
+
+    @property
+    def generation(self) -> int:
+        """A number that grows with every change of the gallery."""
+        return self.state("generation") or 0
+
+    @property
+    def model(self) -> GalleryModel | None:
+        """The model whose embeddings are compared; None while nothing was enrolled."""
+        rows = self.rows("SELECT m.* FROM models m JOIN state s ON s.value = m.id WHERE s.key = 'model'")
+        return next((GalleryModel(**row) for row in rows), None)
+
+    def state(self, key: str) -> int | None:
+        """A number that is true of the whole gallery, or None where it was never set."""
+        row = self.db.execute("SELECT value FROM state WHERE key = ?", [key]).fetchone()
+        return None if row is None else int(row[0])
+
+    def value(self, sql: str, values: Sequence[Any] = ()) -> Any:
+        """The only value of the only row that a query gives."""
+        return self.db.execute(sql, values).fetchone()[0]
+
+    def rows(self, sql: str, values: Sequence[Any] = ()) -> Iterator[dict[str, Any]]:
+        """The rows of a query, by column."""
+        return iter(self.db.query(sql, values))
+
+    @contextmanager
+    def read(self) -> Iterator[None]:
+        """One state of the gallery for several reads, whatever is written meanwhile."""
+        with self.explained():
+            self.db.begin()
+            try:
+                yield
+            finally:
+                self.db.rollback()
+
+    @contextmanager
+    def write(self, *, changes: bool = True) -> Iterator[int]:
+        """A transaction that holds the write lock from its beginning; yields the generation that it makes."""
+        with self.explained():
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                if changes:
+                    self.db.execute("UPDATE state SET value = value + 1 WHERE key = 'generation'")
+                yield self.generation
+            except BaseException:
+                self.db.rollback()
+                raise
+            self.db.commit()
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """SQLite's and the disk's errors, said in a line that tells what to do."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise GalleryError(self._explanation(error)) from error
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise GalleryError(self._no_space()) from error
+            reason = error.strerror or error
+            raise GalleryError(
+                f"The gallery {self.folder} cannot be used ({reason}): check the folder and its rights."
+            ) from error
+
+    def _no_space(self) -> str:
+        return f"No space is left for the gallery {self.folder}: free some and run again; nothing enrolled is lost."
+
+    def _explanation(self, error: sqlite3.Error) -> str:
+        code = getattr(error, "sqlite_errorcode", None)
+        if code == sqlite3.SQLITE_FULL:
+            return self._no_space()
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return f"Another process has been writing to {self.folder} for a minute: run again when it is done."
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
+            return f"The gallery {self.folder} may not be written: give yourself the right to write there."
+        return f"The gallery {self.folder} cannot be used ({error}): run `petid check`, or restore it from a backup."
+
+    def _refuse_strange_file(self, file: Path) -> None:
+        """Raise if there is a file that is no gallery, before anything is written to it."""
+        if not file.exists() or file.stat().st_size == 0:
+            return
+        with file.open("rb") as opened:
+            header = opened.read(100)
+        # SQLite file format, 1.3: the application id stands at byte 68, big-endian.
+        if not header.startswith(b"SQLite format 3\0"):
+            raise GalleryError(f"{file} is not a gallery: name another folder with --gallery.")
+        if int.from_bytes(header[68:72], "big") not in (APPLICATION_ID, 0):
+            raise GalleryError(f"{file} belongs to another program: name another folder with --gallery.")

@@ -1,0 +1,265 @@
+"""Searching the gallery: FAISS offers photos, SQLite's float32 embeddings decide."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petid_search.errors import GalleryError, ModelMismatch
+from petid_search.index.records import WHOLE, GalleryModel, Records
+from petid_search.index.rule import similarity_by_individual
+from petid_search.index.store import sync_folder
+from petid_search.index.vectors import ROUNDING, VectorIndex
+
+_FIRST_LOOK: Final = 32
+"""How many photos the first search for a probe asks for; it asks for more until the answer is certain."""
+_STALE_SHARE: Final = 0.05
+_STALE_LEAST: Final = 2000
+"""The FAISS file is written again when more photos than both of these have changed since it was."""
+_ROWS: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An individual found for a probe: cosine similarity in [-1, 1], and its photo most like the probe."""
+
+    individual: str
+    similarity: float
+    photo_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some whole individuals of the gallery: every active photo's embedding, those of one individual side by side."""
+
+    individuals: NDArray[np.int64]  # (individuals,)
+    starts: NDArray[np.int64]  # (individuals,): the first photo of each
+    photos: NDArray[np.int64]  # (photos,)
+    vectors: NDArray[np.float32]  # (photos, d), unit length
+
+
+class GalleryIndex:
+    """The gallery's index: derived from its rows, brought up to date by what changed, never ahead of them.
+
+    Args:
+        records: the rows of the gallery.
+    """
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._index: VectorIndex | None = None
+        self._model = 0
+        self._generation = 0
+
+    def search(self, probes: NDArray[np.float32], top: int, *, model: GalleryModel) -> list[list[Hit]]:
+        """The individuals most like each probe, best first, by exact cosine similarity.
+
+        The index, whose similarities are rounded, offers photos; those of their individuals are then compared by
+        their float32 embeddings, with more offered until no individual outside can be among the best `top`. That
+        holds for every rule whose result is not above the best photo's similarity.
+
+        Args:
+            probes: float32, (n, d), unit length.
+            top: how many individuals, at least 1; fewer are returned where the gallery has fewer.
+            model: the model that made the probes' embeddings.
+
+        Raises:
+            ModelMismatch: the gallery holds embeddings of another model, maybe since a moment ago.
+        """
+        with self._records.read():
+            index = self._current_index(self._same_model(model))
+            results: list[list[Hit]] = [[] for _ in probes]
+            pending, look = np.arange(len(probes)), _FIRST_LOOK
+            while len(index) and len(pending):
+                rounded, photos = index.search(probes[pending], look)
+                found = self._best_individuals(probes[pending], np.unique(photos), model, top)
+                unsure = []
+                for row, (probe, hits) in enumerate(zip(pending, found, strict=True)):
+                    outside = float(rounded[row, -1]) + ROUNDING
+                    if look >= len(index) or (len(hits) == top and hits[-1].similarity >= outside):
+                        results[probe] = hits
+                    else:
+                        unsure.append(probe)
+                pending, look = np.asarray(unsure, np.int64), look * 4
+            return results
+
+    def compare(self, probe: NDArray[np.float32], photos: NDArray[np.int64], *, model: GalleryModel) -> Hit:
+        """The individual that owns these photos, as if it had been found for a probe.
+
+        Args:
+            probe: float32, (d,), unit length.
+            photos: int64, (n,), ids of one individual's photos.
+            model: the model that made the probe's embedding.
+
+        Raises:
+            ModelMismatch: the gallery holds embeddings of another model.
+        """
+        with self._records.read():
+            return self._best_individuals(probe[None], photos, self._same_model(model), 1)[0][0]
+
+    def save(self) -> None:
+        """Write the FAISS file if too much changed since it was; a few changes are caught up with on opening."""
+        model = self._records.model
+        if model is None or not self._is_stale(model):
+            return
+        with self._records.read():
+            self._current_index(model)
+        self._write_file()
+
+    def is_right(self) -> bool:
+        """Whether the index, as it would be searched now, holds just the enrolled photos, each under its id."""
+        with self._records.read():
+            model = self._records.model
+            if model is None:
+                return True
+            index = self._current_index(model)
+            enrolled = self._records.db.execute("SELECT id FROM photos WHERE active ORDER BY id")
+            ids = np.fromiter((row[0] for row in enrolled), np.int64)
+            if not np.array_equal(np.sort(index.ids), ids):
+                return False
+            sample = np.random.default_rng(0).permutation(ids)[:256]
+            for _, vectors in self._vectors(
+                "p.id IN (SELECT value FROM json_each(?))", json.dumps(sample.tolist()), model
+            ):
+                rounded, _ = index.search(vectors, 1)
+                if np.abs(rounded - 1.0).max() > 2 * ROUNDING:
+                    return False
+            return True
+
+    def rebuild(self) -> None:
+        """Make the FAISS file again from the embeddings in SQLite."""
+        with self._records.write(changes=False):
+            self._records.db.execute("DELETE FROM vector_files")
+        self._index = None
+        self.save()
+
+    def _is_stale(self, model: GalleryModel) -> bool:
+        saved = self._records.db.execute(
+            "SELECT generation FROM vector_files WHERE model_id = ?", [model.id]
+        ).fetchone()
+        if saved is None or saved[0] < self._purged():
+            return True
+        changed = int(self._records.value("SELECT count(*) FROM photos WHERE changed > ?", [saved[0]]))
+        photos = int(self._records.value("SELECT count(*) FROM photos WHERE active"))
+        return changed > max(_STALE_LEAST, _STALE_SHARE * photos)
+
+    def _same_model(self, model: GalleryModel) -> GalleryModel:
+        current = self._records.model
+        if current is None or current.fingerprint != model.fingerprint:
+            raise ModelMismatch("none yet" if current is None else current.name, model.name)
+        return current
+
+    def _current_index(self, model: GalleryModel) -> VectorIndex:
+        """The index as of this transaction: read from its file or made anew, then caught up with what changed."""
+        if self._index is None or self._model != model.id or self._generation < self._purged():
+            self._index, self._generation = self._saved_index(model)
+            self._model = model.id
+        generation = self._records.generation
+        if self._generation < generation:
+            changed = self._records.db.execute("SELECT id FROM photos WHERE changed > ?", [self._generation])
+            self._index.remove(np.fromiter((row[0] for row in changed), np.int64))
+            for ids, vectors in self._vectors("p.changed > ?", self._generation, model):
+                self._index.add(ids, vectors)
+            self._generation = generation
+        return self._index
+
+    def _saved_index(self, model: GalleryModel) -> tuple[VectorIndex, int]:
+        """The index of the FAISS file and its generation, or an empty one where the file is of no use."""
+        row = next(self._records.rows("SELECT * FROM vector_files WHERE model_id = ?", [model.id]), None)
+        if row is not None and row["generation"] >= self._purged():
+            # Lost or changed behind our back: it is only a cache, so make it again.
+            with suppress(GalleryError):
+                file = self._records.folder / row["file"]
+                return VectorIndex.load(file, dimension=model.dimension, sha256=row["sha256"]), row["generation"]
+        return VectorIndex(model.dimension), -1
+
+    def _purged(self) -> int:
+        """The generation of the last purge: a file from before it would not learn of the rows deleted then."""
+        return self._records.state("purged") or 0
+
+    def _vectors(
+        self, where: str, value: object, model: GalleryModel
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Ids and embeddings of enrolled photos for which `where` holds, a few thousand at a time."""
+        cursor = self._records.db.execute(
+            "SELECT p.id, e.vector FROM photos p JOIN embeddings e ON e.photo_id = p.id "
+            f"WHERE {where} AND p.active AND e.model_id = ? AND e.crop = ?",
+            [value, model.id, WHOLE],
+        )
+        while rows := cursor.fetchmany(_ROWS):
+            vectors = np.frombuffer(b"".join(row[1] for row in rows), "<f4").reshape(len(rows), model.dimension)
+            yield np.asarray([row[0] for row in rows], np.int64), vectors
+
+    def _write_file(self) -> None:
+        """Save the index in memory under a new name, tell SQLite of it, then delete the file it replaces."""
+        if self._index is None:
+            return
+        name = f"vectors-{self._model}-{self._generation}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.faiss"
+        with self._records.explained():
+            sha256 = self._index.save(self._records.folder / name)
+            sync_folder(self._records.folder)
+        with self._records.write(changes=False):
+            self._records.db.table("vector_files").upsert(
+                {
+                    "model_id": self._model,
+                    "file": name,
+                    "sha256": sha256,
+                    "generation": self._generation,
+                },
+                pk="model_id",
+            )
+            kept = {row[0] for row in self._records.db.execute("SELECT file FROM vector_files")}
+        for file in self._records.folder.glob("vectors-*.faiss"):
+            if file.name not in kept:
+                file.unlink(missing_ok=True)
+
+    def _best_individuals(
+        self, probes: NDArray[np.float32], photos: NDArray[np.int64], model: GalleryModel, top: int
+    ) -> list[list[Hit]]:
+        """For each probe the best of the individuals that own these photos, by all of their photos."""
+        rows = self._records.db.execute(
+            "SELECT p.individual_id, p.id, e.vector FROM photos p JOIN embeddings e ON e.photo_id = p.id "
+            "WHERE p.active AND e.model_id = ? AND e.crop = ? "
+            "AND p.individual_id IN "
+            "(SELECT individual_id FROM photos WHERE id IN (SELECT value FROM json_each(?))) "
+            "ORDER BY p.individual_id, p.id",
+            [model.id, WHOLE, json.dumps(photos.tolist())],
+        ).fetchall()
+        block = block_of(rows)
+        similarities = probes @ block.vectors.T
+        by_individual = similarity_by_individual(similarities, block.starts)
+        best = np.argsort(-by_individual, axis=1, kind="stable")[:, :top]
+        names = self._names(block.individuals[np.unique(best)])
+        ends = np.append(block.starts[1:], len(block.photos))
+        return [
+            [
+                Hit(
+                    names[int(block.individuals[place])],
+                    # Rounding can carry the cosine of equal vectors past 1.
+                    float(np.clip(by_individual[row, place], -1.0, 1.0)),
+                    int(block.photos[first + similarities[row, first : ends[place]].argmax()]),
+                )
+                for place, first in zip(places, block.starts[places], strict=True)
+            ]
+            for row, places in enumerate(best)
+        ]
+
+    def _names(self, individuals: NDArray[np.int64]) -> dict[int, str]:
+        rows = self._records.db.execute(
+            "SELECT id, name FROM individuals WHERE id IN (SELECT value FROM json_each(?))",
+            [json.dumps(individuals.tolist())],
+        )
+        return {int(row[0]): str(row[1]) for row in rows}
+
+
+def block_of(rows: Sequence[tuple[int, int, bytes]]) -> Block:
+    """Rows of individual id, photo id and embedding, in this order, as arrays."""
+    owners = np.asarray([row[0] for row in rows], np.int64)
+    individuals, starts = np.unique(owners, return_index=True)
+    vectors = np.frombuffer(b"".join(row[2] for row in rows), "<f4").reshape(len(rows), -1)
+    return Block(individuals, starts.astype(np.int64), np.asarray([row[1] for row in rows], np.int64), vectors)

@@ -1,0 +1,93 @@
+"""The gallery's own copies of its photos, each under the hash of its bytes."""
+
+import os
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from petid_search.images import PHOTO_SUFFIXES, Photo
+
+STALE_S: Final = 3600.0
+
+
+class PhotoStore:
+    """Photos in `photos/ab/abcd….jpg`, put there in two steps, so that a crash leaves nothing half written.
+
+    `stage` writes bytes to `photos/incoming` and brings them to the disk; `settle`, called inside the transaction
+    that enrols them, renames them to their place. A file in its place that no committed row names is an orphan of a
+    killed process, and may be deleted by whoever holds SQLite's write lock.
+    """
+
+    def __init__(self, gallery: Path) -> None:
+        self._gallery = gallery
+        self._incoming = gallery / "photos" / "incoming"
+
+    def name_of(self, photo: Photo) -> str:
+        """The place of a photo, relative to the gallery; its own suffix is kept where it is one of a photo."""
+        suffix = photo.path.suffix.lower()
+        return f"photos/{photo.sha256[:2]}/{photo.sha256}{suffix if suffix in PHOTO_SUFFIXES else ''}"
+
+    def stage(self, photos: Sequence[Photo]) -> list[Path]:
+        """Write photos to the disk, not yet in their place. Returns a file for each.
+
+        Raises:
+            OSError: a file cannot be written; none is left then.
+        """
+        self._incoming.mkdir(parents=True, exist_ok=True)
+        files = [self._incoming / secrets.token_hex(16) for _ in photos]
+        try:
+            for photo, file in zip(photos, files, strict=True):
+                file.write_bytes(photo.data)
+            # All are written before the first is synced: one flush of the disk then serves the batch.
+            for file in files:
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+        except OSError:
+            for file in files:
+                file.unlink(missing_ok=True)
+            raise
+        return files
+
+    def settle(self, staged: Sequence[tuple[Path, str]]) -> None:
+        """Rename staged files to their places. Only inside the transaction that enrols them."""
+        folders = set()
+        for file, name in staged:
+            place = self._gallery / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(place)
+            folders.add(place.parent)
+        for folder in folders:
+            sync_folder(folder)
+
+    def files(self) -> Iterator[str]:
+        """The places of all files that are settled, relative to the gallery."""
+        for folder in sorted((self._gallery / "photos").glob("[0-9a-f][0-9a-f]")):
+            for file in sorted(folder.iterdir()):
+                yield f"photos/{folder.name}/{file.name}"
+
+    def delete(self, name: str) -> None:
+        """Delete a settled file, if it is there."""
+        (self._gallery / name).unlink(missing_ok=True)
+
+    def sweep(self) -> int:
+        """Delete what killed processes left in `incoming`; returns how many files.
+
+        A living one settles its files within seconds; what is older than STALE_S belongs to nobody.
+        """
+        stale = [file for file in self._incoming.glob("*") if time.time() - file.stat().st_mtime > STALE_S]
+        for file in stale:
+            file.unlink(missing_ok=True)
+        return len(stale)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring renames in a folder to the disk, where the system can (Windows does so by itself)."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
