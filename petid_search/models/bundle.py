@@ -1,0 +1,450 @@
+"""A model on disk: a folder with a card, the weights, the network as ONNX, and the hash of each.
+
+`card.json` says what the model is; `embed.onnx` embeds, without TensorFlow; `weights.weights.h5` is what
+training and explaining start from; `head.npz` holds the projection's `kernel` (c, d) and `bias` (d,) where
+there is one. Opening a bundle runs no code from it and unpickles nothing.
+"""
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+import petid_search
+from petid_search.errors import ModelError
+from petid_search.models.backbones import create_backbone
+
+if TYPE_CHECKING:
+    import keras
+
+CARD: Final = "card.json"
+WEIGHTS: Final = "weights.weights.h5"
+ONNX: Final = "embed.onnx"
+HEAD: Final = "head.npz"
+
+FORMAT: Final = 1
+"""Version of the bundle's layout; a petid that does not know it refuses the bundle."""
+
+_LEAST_COSINE: Final = 0.9999
+"""Between an embedding by Keras and the same by ONNX Runtime; float32 alone costs about 1e-6."""
+
+_STALE: Final = 24 * 3600
+"""Seconds after which the unfinished folder of a writer that died is cleared away by the next one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """What a model is.
+
+    Attributes:
+        name: what `--model` takes.
+        backbone: the registry's name of its network.
+        input_size: side of the square image it takes, in pixels.
+        fit: how a photo is brought to that square.
+        pooling: `avg` or `max`.
+        projection: numbers of the projection, or None where there is none.
+        dimension: numbers of an embedding, d.
+        classes: the individuals whom its classifier knows; empty without one.
+        origin: where the weights came from.
+        licence: of the weights.
+        data: what the weights were trained on.
+        created: the day it was made, as in 2026-01-31.
+        metrics: results on a split, by name.
+        calibration: from similarities to probabilities, or None.
+        files: sha256 of every other file, by name.
+        petid: the version that wrote it.
+        fingerprint: sha256 over what determines the embeddings; two models of one fingerprint embed alike.
+        seal: sha256 over everything else here.
+    """
+
+    name: str
+    backbone: str
+    input_size: int
+    fit: str
+    pooling: Literal["avg", "max"]
+    projection: int | None
+    dimension: int
+    classes: tuple[str, ...]
+    origin: str
+    licence: str
+    data: str
+    created: str
+    metrics: dict[str, Any]
+    calibration: dict[str, Any] | None
+    files: dict[str, str]
+    petid: str
+    fingerprint: str
+    seal: str
+
+
+_FIELDS: Final[dict[str, tuple[type, ...]]] = {
+    "name": (str,),
+    "backbone": (str,),
+    "input_size": (int,),
+    "fit": (str,),
+    "pooling": (str,),
+    "projection": (int, type(None)),
+    "dimension": (int,),
+    "classes": (list,),
+    "origin": (str,),
+    "licence": (str,),
+    "data": (str,),
+    "created": (str,),
+    "metrics": (dict,),
+    "calibration": (dict, type(None)),
+    "files": (dict,),
+    "petid": (str,),
+    "fingerprint": (str,),
+    "seal": (str,),
+    "format": (int,),
+}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model in a folder, its card read and found whole; the other files are checked as they are used."""
+
+    folder: Path
+    card: Card
+    _verified: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Read and check the card of a bundle.
+
+        Raises:
+            ModelError: there is no bundle, it is of a format that this petid does not know, or it is damaged.
+        """
+        file = folder / CARD
+        try:
+            written = file.read_bytes()
+        except FileNotFoundError:
+            if folder.is_dir():
+                raise _damaged(file, "it is missing", folder.name) from None
+            raise ModelError(f"There is no model in {folder}: add one with `petid models add`.") from None
+        except OSError as error:
+            raise _unreadable(file, error) from error
+        try:
+            values = json.loads(written, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise _damaged(file, "it is not JSON", folder.name) from error
+        version = values.get("format") if isinstance(values, dict) else None
+        if version != FORMAT and isinstance(version, int):
+            raise ModelError(
+                f"{file} is of format {version}, this petid reads format {FORMAT}: "
+                "update petid, or add the model again with this one."
+            )
+        if _serialise(values) != written:  # a space for a tab would pass the seal
+            raise _damaged(file, "it was changed", folder.name)
+        return cls(folder, _read_card(values, file))
+
+    def file(self, name: str) -> Path:
+        """Return the path of one of the bundle's files, proved by its hash the first time that it is asked for.
+
+        Raises:
+            ModelError: the bundle has no such file, or it is missing, unreadable or changed.
+        """
+        path = self.folder / name
+        if name in self._verified:
+            return path
+        if name not in self.card.files:
+            raise ModelError(f"Model {self.card.name!r} has no file {name!r}; it has {', '.join(self.card.files)}.")
+        try:
+            with path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        except FileNotFoundError:
+            raise _damaged(path, "it is missing", self.card.name) from None
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        if digest != self.card.files[name]:
+            raise _damaged(path, "it was changed", self.card.name)
+        self._verified.add(name)
+        return path
+
+
+def write_bundle(
+    model: "keras.Model",
+    folder: Path,
+    *,
+    name: str,
+    backbone: str,
+    fit: str,
+    origin: str,
+    licence: str,
+    data: str,
+    classes: Sequence[str] = (),
+    metrics: Mapping[str, Any] | None = None,
+    calibration: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """Export a model and write it as a bundle: whole under its name, or not at all.
+
+    The embeddings of the exported network are compared with Keras's on pseudo-random images first.
+
+    Args:
+        model: from heads.create_embedder, on the backbone named.
+        folder: the bundle's folder; it must not exist, its parent is created.
+        name: of the model.
+        backbone: the registry's name of the network, from which load_keras builds it again.
+        fit: how a photo is brought to the square input (images.FIT).
+        origin: where the weights came from.
+        licence: of the weights.
+        data: what they were trained on.
+        classes: the individuals whom its classifier knows, in the order of its scores.
+        metrics: results on a split, by name; JSON values.
+        calibration: from similarities to probabilities; JSON values.
+
+    Raises:
+        ModelError: the folder exists, the disk is full or may not be written, the network answers with
+            numbers that are not finite or with nothing, or ONNX Runtime answers otherwise than Keras.
+    """
+    if folder.exists():
+        raise ModelError(f"{folder} exists: choose another name, or remove that model first.")
+    partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _clear_stale(folder.parent)
+        partial.mkdir()
+        model.save_weights(partial / WEIGHTS)
+        _export(model, partial / ONNX)
+        projection = _projection(model)
+        if projection is not None:
+            kernel, bias = projection.get_weights()
+            np.savez(partial / HEAD, kernel=kernel, bias=bias)
+        files = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(partial.iterdir())}
+        values = {
+            "format": FORMAT,
+            "name": name,
+            "backbone": backbone,
+            "input_size": int(model.input_shape[1]),
+            "fit": fit,
+            "pooling": _pooling(model),
+            "projection": None if projection is None else int(projection.units),
+            "dimension": int(model.output["embedding"].shape[-1]),
+            "classes": list(classes),
+            "origin": origin,
+            "licence": licence,
+            "data": data,
+            "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "metrics": dict(metrics or {}),
+            "calibration": None if calibration is None else dict(calibration),
+            "files": files,
+            "petid": petid_search.__version__,
+        }
+        values["fingerprint"] = _fingerprint(values)
+        values["seal"] = _seal(values)
+        (partial / CARD).write_bytes(_serialise(values))
+        _compare(model, Bundle.open(partial))
+        for file in (*partial.iterdir(), partial):
+            _sync(file)
+        partial.rename(folder)
+        _sync(folder.parent)
+    except OSError as error:
+        if folder.exists():
+            raise ModelError(f"{folder} exists: choose another name, or remove that model first.") from error
+        # What HDF5 says of a full disk is a paragraph; the system's own word for it is enough.
+        reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+        raise ModelError(f"The model cannot be written to {folder} ({reason}): make room or choose another.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Bundle.open(folder)
+
+
+def load_keras(bundle: Bundle) -> "keras.Model":
+    """Build the bundle's network again and give it its weights, for explaining or training on.
+
+    Returns:
+        The model as heads.create_embedder makes it, with outputs `embedding` and `features`.
+
+    Raises:
+        ModelError: the weights are damaged, or not those of the network that the card names.
+    """
+    card = bundle.card
+    file = bundle.file(WEIGHTS)
+    backbone = create_backbone(card.backbone, size=card.input_size)
+    from petid_search.models.heads import create_embedder
+
+    model = create_embedder(backbone, pooling=card.pooling, projection=card.projection)
+    try:
+        model.load_weights(file)
+    except (ValueError, KeyError, OSError) as error:
+        raise ModelError(
+            f"{file} does not fit {card.backbone}: run `petid models remove {card.name}` and add the model again."
+        ) from error
+    return model
+
+
+def _damaged(file: Path, what: str, name: str) -> ModelError:
+    return ModelError(f"{file} is damaged ({what}): run `petid models remove {name}` and add the model again.")
+
+
+def _unreadable(file: Path, error: OSError) -> ModelError:
+    return ModelError(f"{file} cannot be read ({error.strerror}): check the rights to it and the disk.")
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _serialise(values: object) -> bytes:
+    """Write a card as it stands in its file; what is read must be exactly this again."""
+    return (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _canonical(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _fingerprint(values: Mapping[str, Any]) -> str:
+    """Hash what determines an embedding: the network with its weights, and how a photo is brought to it."""
+    made_by = {"onnx": values["files"][ONNX], "input_size": values["input_size"], "fit": values["fit"]}
+    return hashlib.sha256(_canonical(made_by)).hexdigest()
+
+
+def _seal(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_canonical({key: value for key, value in values.items() if key != "seal"})).hexdigest()
+
+
+def _read_card(values: Any, file: Path) -> Card:
+    """Turn a card's JSON into a Card, every field of its kind, the seal and the fingerprint right."""
+    name = file.parent.name
+    if not isinstance(values, dict) or values.keys() != _FIELDS.keys():
+        raise _damaged(file, "its fields are not those of a card", name)
+    for key, kinds in _FIELDS.items():
+        if not isinstance(values[key], kinds) or isinstance(values[key], bool):
+            raise _damaged(file, f"its {key} is of the wrong kind", name)
+    if values["seal"] != _seal(values):
+        raise _damaged(file, "it was changed", name)
+    sizes = [values[key] for key in ("input_size", "dimension", "projection") if values[key] is not None]
+    if min(sizes) < 1 or values["pooling"] not in ("avg", "max"):
+        raise _damaged(file, "it describes no model", name)
+    files = values["files"]
+    expected = {WEIGHTS, ONNX} if values["projection"] is None else {WEIGHTS, ONNX, HEAD}
+    if files.keys() != expected or not all(re.fullmatch("[0-9a-f]{64}", str(digest)) for digest in files.values()):
+        raise _damaged(file, "it does not name the bundle's files", name)
+    if values["fingerprint"] != _fingerprint(values):
+        raise _damaged(file, "its fingerprint is wrong", name)
+    fields = {key: value for key, value in values.items() if key != "format"}
+    return Card(**{**fields, "classes": tuple(values["classes"])})
+
+
+def _projection(model: Any) -> Any:
+    """Return the projection's layer, or None where there is none."""
+    return next((layer for layer in model.layers if layer.name == "projection"), None)
+
+
+def _pooling(model: Any) -> Literal["avg", "max"]:
+    import keras
+
+    is_mean = isinstance(model.get_layer("pooled"), keras.layers.GlobalAveragePooling2D)
+    return "avg" if is_mean else "max"
+
+
+def _export(model: Any, file: Path) -> None:
+    """Write a model as ONNX, in the same bytes whenever its weights are the same."""
+    import onnx
+
+    model(np.zeros((1, *model.input_shape[1:]), np.float32), training=False)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(None):
+        warnings.simplefilter("ignore")  # of NumPy's future, from Keras's repairs to tf2onnx
+        model.export(file, format="onnx", verbose=False)
+    exported = onnx.load(file)
+    _name_in_order(exported.graph)
+    file.write_bytes(exported.SerializeToString(deterministic=True))
+
+
+def _name_in_order(graph: Any) -> None:
+    """Give nodes and tensors of an ONNX graph names that depend on nothing but their order.
+
+    tf2onnx numbers them through the life of a process. With names of its own, a model that is removed and
+    added again has the fingerprint that it had, and the gallery's embeddings remain good.
+    """
+    images = graph.input[0]
+    names = {images.name: "images", **{output.name: output.name for output in graph.output}}
+    for number, node in enumerate(graph.node):
+        node.name = f"{node.op_type}_{number}"
+        node.doc_string = ""
+        for tensor in (*node.input, *node.output):
+            if tensor:  # an input left out is an empty string
+                names.setdefault(tensor, f"tensor_{len(names)}")
+        node.input[:] = [names.get(tensor, "") for tensor in node.input]
+        node.output[:] = [names.get(tensor, "") for tensor in node.output]
+    images.name = "images"
+    for value in (images, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "n"
+    for tensor in graph.initializer:
+        tensor.name = names[tensor.name]
+    graph.initializer.sort(key=lambda tensor: tensor.name)
+    del graph.value_info[:]
+    graph.name = "embed"
+    graph.doc_string = ""
+
+
+def _compare(model: Any, bundle: Bundle) -> None:
+    """Prove that ONNX Runtime embeds as Keras does, one image at a time and several.
+
+    Raises:
+        ModelError: it does not, or the network answers with what is no embedding at all.
+    """
+    from petid_search.models.runtime import Embedder  # which reads bundles; only this proof needs it here
+
+    images = _pseudo_random_images(bundle.card.input_size)
+    answers = model(images, training=False)
+    by_keras: NDArray[np.float32] = np.asarray(answers["embedding"])
+    maps_by_keras: NDArray[np.float32] = np.asarray(answers["features"])
+    if not np.allclose(np.linalg.norm(by_keras, axis=1), 1, atol=1e-3):
+        raise ModelError(
+            f"The weights of {bundle.card.name!r} give no embedding for an image of noise: are they the right ones?"
+        )
+    embedder = Embedder(bundle)
+    by_onnx, maps_by_onnx = embedder.features(images)
+    alone = embedder.embed(images[:1])
+    cosine = float(np.min(np.sum(by_keras * by_onnx, axis=1)))
+    scale = float(np.abs(maps_by_keras).max())
+    # Untrained networks answer much alike to everything, so cosines by themselves would prove little.
+    difference = float(np.abs(maps_by_keras - maps_by_onnx).max()) / scale
+    if cosine < _LEAST_COSINE or float(np.sum(alone * by_keras[:1])) < _LEAST_COSINE or difference > 1e-2:
+        raise ModelError(
+            f"ONNX Runtime embeds otherwise than Keras (cosine {cosine:.5f}, features apart by {difference:.1e}): "
+            "please report this with the versions of keras, tf2onnx and onnxruntime."
+        )
+
+
+def _pseudo_random_images(size: int) -> NDArray[np.float32]:
+    """Draw four images of coloured patches, fine to coarse, the same ones every time."""
+    generator = np.random.default_rng(0)
+    patches = [generator.uniform(0, 255, (-(-size // side), -(-size // side), 3)) for side in (1, 4, 16, 64)]
+    images = [
+        patch.repeat(side, axis=0).repeat(side, axis=1)[:size, :size]
+        for patch, side in zip(patches, (1, 4, 16, 64), strict=True)
+    ]
+    return np.stack(images).astype(np.float32)
+
+
+def _sync(path: Path) -> None:
+    """Have a file or a folder written to the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _clear_stale(parent: Path) -> None:
+    """Remove what writers that died have left; a living one is done long before the limit."""
+    for left in parent.glob(".*.partial"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _STALE:
+                shutil.rmtree(left)

@@ -1,0 +1,166 @@
+"""Where models live: one folder each in PETID_HOME; added, listed, opened and removed by name."""
+
+import hashlib
+import re
+import secrets
+import shutil
+from pathlib import Path
+from typing import Final, Literal
+
+from petid_search.errors import ModelError
+from petid_search.images import FIT
+from petid_search.models.backbones import create_backbone, find_backbone
+from petid_search.models.bundle import Bundle, write_bundle
+from petid_search.models.weights import weights_folder
+
+HOW_TO_ADD: Final = "petid models add NAME --backbone mobilenetv2 --weights FILE"
+"""The command that a person without any model needs first."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+
+
+def models_home() -> Path:
+    """Return the folder of the models, beside that of downloaded weights; it need not exist yet."""
+    return weights_folder().parent / "models"
+
+
+def list_models() -> list[Bundle]:
+    """Return the models that can be used, by name; those that cannot are told by damaged_models."""
+    return [found for found in _find_all().values() if isinstance(found, Bundle)]
+
+
+def damaged_models() -> dict[str, ModelError]:
+    """Return the name of each model that cannot be opened, and why."""
+    return {name: found for name, found in _find_all().items() if isinstance(found, ModelError)}
+
+
+def open_model(name: str) -> Bundle:
+    """Open a model by its name.
+
+    Raises:
+        ModelError: there is none of that name (the message names those there are, or says how to add one),
+            or it is damaged.
+    """
+    found = _find_all().get(name)
+    if isinstance(found, Bundle):
+        return found
+    if found is not None:
+        raise found
+    raise _unknown(name)
+
+
+def only_model() -> Bundle:
+    """Open the model that needs no name, being the only one.
+
+    Raises:
+        ModelError: there is none, there are several, or the only one is damaged.
+    """
+    everything = _find_all()
+    usable = [found for found in everything.values() if isinstance(found, Bundle)]
+    if len(usable) == 1:
+        return usable[0]
+    if usable:
+        names = ", ".join(bundle.card.name for bundle in usable)
+        raise ModelError(f"There are several models ({names}): name one with --model.")
+    for found in everything.values():
+        if isinstance(found, ModelError):
+            raise found
+    raise ModelError(f"There is no model yet. Add one: {HOW_TO_ADD}")
+
+
+def add_model(
+    name: str,
+    *,
+    backbone: str,
+    weights: Path | None = None,
+    pooling: Literal["avg", "max"] = "avg",
+    size: int | None = None,
+) -> Bundle:
+    """Make a model from the weights of a backbone, and keep it under a name.
+
+    Args:
+        name: 1 to 64 letters, digits, `.`, `_` and `-`, not beginning with a dot.
+        backbone: one of backbones.BACKBONES.
+        weights: a file of weights; by default the published ones are downloaded.
+        pooling: how the feature map becomes one vector.
+        size: side of the square input, in pixels; by default the backbone's own.
+
+    Raises:
+        ModelError: the name is taken or not one, the backbone unknown, the size too small, the weights are not
+            to be had or do not fit, or the disk is full.
+    """
+    if not _NAME.fullmatch(name):
+        raise ModelError(
+            f"{name!r} cannot name a model: take 1 to 64 letters, digits, '.', '_' or '-', not beginning with a dot."
+        )
+    folder = models_home() / name
+    if folder.exists():
+        raise ModelError(f"There is a model {name!r} already: choose another name, or `petid models remove {name}`.")
+    spec = find_backbone(backbone)
+    network = create_backbone(backbone, size=size, weights="download" if weights is None else weights)
+    from petid_search.models.heads import create_embedder
+
+    if weights is None:
+        origin, licence = spec.weights_origin, spec.weights_licence
+    else:
+        with weights.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        origin = f"the file {weights.name} (sha256 {digest})"
+        licence = f"that of the file; the published weights have {spec.weights_licence}"
+    return write_bundle(
+        create_embedder(network, pooling=pooling),
+        folder,
+        name=name,
+        backbone=backbone,
+        fit=FIT,
+        origin=origin,
+        licence=licence,
+        data=spec.weights_data,
+    )
+
+
+def remove_model(name: str) -> None:
+    """Delete a model, damaged or not.
+
+    Raises:
+        ModelError: there is none of that name, or it may not be deleted.
+    """
+    if name not in _find_all():
+        raise _unknown(name)
+    folder = models_home() / name
+    # Out of the way first: a removal that is cut short leaves no half of a model under its name.
+    doomed = folder.parent / f".{name}.{secrets.token_hex(4)}.partial"
+    try:
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
+    except OSError as error:
+        raise ModelError(f"{folder} cannot be removed ({error.strerror}): check the rights to it.") from error
+
+
+def _find_all() -> dict[str, Bundle | ModelError]:
+    """Open every model there is; what a damaged one raises stands in its place."""
+    home = models_home()
+    try:
+        names = sorted(entry.name for entry in home.iterdir() if entry.is_dir() and _NAME.fullmatch(entry.name))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ModelError(f"{home} cannot be read ({error.strerror}): check PETID_HOME.") from error
+    return {name: _open(home / name) for name in names}
+
+
+def _open(folder: Path) -> Bundle | ModelError:
+    try:
+        bundle = Bundle.open(folder)
+    except ModelError as error:
+        return error
+    if bundle.card.name != folder.name:
+        return ModelError(f"{folder} holds model {bundle.card.name!r}: give the folder back that name.")
+    return bundle
+
+
+def _unknown(name: str) -> ModelError:
+    names = ", ".join(_find_all())
+    if not names:
+        return ModelError(f"There is no model {name!r}, nor any other. Add one: {HOW_TO_ADD}")
+    return ModelError(f"There is no model {name!r}. There are: {names}. Another is added with `petid models add`.")

@@ -1,0 +1,137 @@
+"""Images become embeddings here, by ONNX Runtime: no TensorFlow, and nothing loaded before it is needed."""
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petid_search.errors import ModelError
+from petid_search.models.bundle import HEAD, ONNX, Bundle
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+class Embedder:
+    """Embeds images with the model of a bundle. Any number of threads may call it at once.
+
+    Attributes:
+        bundle: the model on disk.
+        name: of the model.
+        fingerprint: of what makes its embeddings.
+        dimension: numbers of an embedding, d.
+        input_size: side of the square images it takes, in pixels.
+        pooling: `avg` or `max`, from feature map to vector.
+
+    Args:
+        bundle: the model; nothing of it but the card is read before the first image.
+        threads: how many threads one call may use; by default as many as this process may run on. Several
+            Python threads that call with one thread each embed more images a second than one with several.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        self.name = bundle.card.name
+        self.fingerprint = bundle.card.fingerprint
+        self.dimension = bundle.card.dimension
+        self.input_size = bundle.card.input_size
+        self.pooling = bundle.card.pooling
+        self.bundle = bundle
+        self._threads = threads
+        self._session: onnxruntime.InferenceSession | None = None
+        self._opening = threading.Lock()
+
+    def embed(self, images: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embed a batch of images in one run; memory grows with the batch.
+
+        Args:
+            images: RGB, uint8 or float32, (n, input_size, input_size, 3), in [0, 255]; n may be 0.
+
+        Returns:
+            Embeddings, float32, (n, d), of unit length.
+
+        Raises:
+            ValueError: the images are of another shape or kind.
+            ModelError: the bundle is damaged, or the network answered with numbers that are not finite.
+        """
+        return self._run(["embedding"], images)[0]
+
+    def features(
+        self, images: NDArray[np.uint8] | NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Embed a batch of images, and return what the embeddings were pooled from as well.
+
+        Args:
+            images: as for embed.
+
+        Returns:
+            Embeddings, float32, (n, d), of unit length; and feature maps, float32, (n, h, w, c).
+
+        Raises:
+            ValueError: the images are of another shape or kind.
+            ModelError: the bundle is damaged, or the network answered with numbers that are not finite.
+        """
+        embeddings, maps = self._run(["embedding", "features"], images)
+        return embeddings, maps
+
+    def head(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Return the projection from a pooled vector to an embedding before it is brought to unit length.
+
+        Returns:
+            Kernel, float32, (c, d), and bias, float32, (d,); None where the pooled vector is the embedding.
+
+        Raises:
+            ModelError: the bundle is damaged.
+        """
+        if self.bundle.card.projection is None:
+            return None
+        with np.load(self.bundle.file(HEAD), allow_pickle=False) as arrays:
+            return arrays["kernel"], arrays["bias"]
+
+    def _run(self, outputs: list[str], images: NDArray[np.uint8] | NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        expected = (self.input_size, self.input_size, 3)
+        if images.ndim != 4 or images.shape[1:] != expected:
+            raise ValueError(
+                f"Expected images of shape (n, {', '.join(map(str, expected))}). Received: {images.shape}."
+            )
+        if images.dtype not in (np.uint8, np.float32):
+            raise ValueError(f"Expected images of uint8 or float32. Received: {images.dtype}.")
+        answers: list[NDArray[np.float32]] = self._open().run(
+            outputs, {"images": images.astype(np.float32, copy=False)}
+        )
+        if not np.isfinite(answers[0]).all():
+            raise ModelError(
+                f"Model {self.name!r} answered with numbers that are not finite: are the images in [0, 255]? "
+                f"If so, run `petid models remove {self.name}` and add another."
+            )
+        return answers
+
+    def _open(self) -> Any:
+        """Return the session, opened once, whichever thread comes first."""
+        if self._session is None:
+            with self._opening:
+                if self._session is None:
+                    self._session = self._open_session()
+        return self._session
+
+    def _open_session(self) -> Any:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise ModelError(
+                "ONNX Runtime is not installed: pip install 'petid-search[cpu]' (or [gpu], never both)."
+            ) from None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads or usable_cores()
+        options.log_severity_level = 3
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            # The same embeddings on every machine are worth more than the speed of TensorFloat-32.
+            providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
+        return onnxruntime.InferenceSession(self.bundle.file(ONNX), options, providers=providers)
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may run on: a container is often given fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,208 @@
+"""Models are added, listed, opened and removed by name; a damaged one hinders none of the others."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from petid_search.errors import ModelError
+from petid_search.images import FIT
+from petid_search.models import home
+from petid_search.models.backbones import create_backbone, import_keras
+from petid_search.models.bundle import CARD, ONNX
+from petid_search.models.runtime import Embedder
+
+SHARED = Path(__file__).parents[2] / "shared"
+MOBILENET = SHARED / "weights" / "mobilenetv2-imagenet"
+DOGS = SHARED / "data" / "dogs"
+
+SIZE = 96
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of random weights, as keras.applications would write it."""
+    keras = import_keras()
+    keras.utils.set_random_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "random.weights.h5"
+    create_backbone("mobilenetv2", size=SIZE).save_weights(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def added(weights, tmp_path_factory):
+    """The folder of a model that was added once, to be copied."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PETID_HOME", str(tmp_path_factory.mktemp("home")))
+        return home.add_model("small", backbone="mobilenetv2", weights=weights, size=SIZE).folder
+
+
+@pytest.fixture
+def models(monkeypatch, tmp_path):
+    """An empty home for models."""
+    monkeypatch.setenv("PETID_HOME", str(tmp_path))
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def small(models, added):
+    """A home with the model `small`."""
+    shutil.copytree(added, models / "small")
+    return models / "small"
+
+
+def test_a_model_is_added_from_a_file_of_weights(small, weights):
+    bundle = home.open_model("small")
+    assert bundle.folder == small
+    card = bundle.card
+    assert (card.name, card.backbone, card.input_size, card.fit) == ("small", "mobilenetv2", SIZE, FIT)
+    assert "random.weights.h5" in card.origin
+    assert "Apache-2.0" in card.licence
+    assert "ImageNet" in card.data
+    embeddings = Embedder(bundle).embed(np.zeros((1, SIZE, SIZE, 3), np.uint8))
+    assert embeddings.shape == (1, 1280)
+
+
+def test_models_live_in_petid_home_and_else_in_the_data_folder_of_the_platform(monkeypatch, tmp_path):
+    import platformdirs
+
+    monkeypatch.setenv("PETID_HOME", str(tmp_path))
+    assert home.models_home() == tmp_path / "models"
+    monkeypatch.delenv("PETID_HOME")
+    assert home.models_home() == platformdirs.user_data_path("petid") / "models"
+
+
+def test_without_a_model_one_is_told_how_to_add_one(models):
+    assert home.list_models() == []
+    assert home.damaged_models() == {}
+    for ask in (home.only_model, lambda: home.open_model("mine")):
+        with pytest.raises(ModelError, match="petid models add NAME --backbone mobilenetv2 --weights FILE"):
+            ask()
+    assert not models.exists()
+
+
+def test_the_only_model_needs_no_name(small):
+    assert home.only_model().card.name == "small"
+
+
+def copy_as(small, name):
+    """Put a copy of a model beside it, under another name on its card too."""
+    import json
+
+    from petid_search.models import bundle
+
+    folder = small.parent / name
+    shutil.copytree(small, folder)
+    values = json.loads((folder / CARD).read_bytes()) | {"name": name}
+    values["seal"] = bundle._seal(values)
+    (folder / CARD).write_bytes(bundle._serialise(values))
+    return folder
+
+
+def test_several_models_are_listed_by_name_and_one_has_to_be_named(small):
+    copy_as(small, "zebra")
+    copy_as(small, "Ant-1.0_b")
+    assert [bundle.card.name for bundle in home.list_models()] == ["Ant-1.0_b", "small", "zebra"]
+    with pytest.raises(ModelError, match=r"\(Ant-1\.0_b, small, zebra\): name one with --model"):
+        home.only_model()
+    assert home.open_model("zebra").card.name == "zebra"
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones(small):
+    for ask in (home.open_model, home.remove_model):
+        with pytest.raises(ModelError, match="There are: small"):
+            ask("smal")
+
+
+def test_a_damaged_model_hinders_none_of_the_others(small):
+    (copy_as(small, "broken") / CARD).write_bytes(b"{")
+    assert [bundle.card.name for bundle in home.list_models()] == ["small"]
+    assert list(home.damaged_models()) == ["broken"]
+    assert "petid models remove broken" in str(home.damaged_models()["broken"])
+    assert home.only_model().card.name == "small"
+    with pytest.raises(ModelError, match="petid models remove broken"):
+        home.open_model("broken")
+    home.remove_model("broken")
+    assert home.damaged_models() == {}
+
+
+def test_the_only_model_being_damaged_is_said(small):
+    (small / CARD).unlink()
+    with pytest.raises(ModelError, match="petid models remove small"):
+        home.only_model()
+
+
+def test_a_folder_that_was_renamed_is_refused(small):
+    small.rename(small.with_name("other"))
+    with pytest.raises(ModelError, match="holds model 'small'"):
+        home.open_model("other")
+
+
+def test_what_is_no_model_is_not_listed(small):
+    (small.parent / ".small.1234.partial").mkdir()
+    (small.parent / "notes.txt").write_text("bought more disk")
+    assert [bundle.card.name for bundle in home.list_models()] == ["small"]
+    assert home.damaged_models() == {}
+
+
+def test_a_name_that_is_taken_is_refused_before_any_work(small, tmp_path):
+    with pytest.raises(ModelError, match="petid models remove small"):
+        home.add_model("small", backbone="mobilenetv2", weights=tmp_path / "nothing.h5")
+    assert home.open_model("small")
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "..", "a/b", "a b", "räx", "n" * 65, "a\n", "../a"])
+def test_a_name_that_is_no_folder_name_is_refused(models, name):
+    with pytest.raises(ModelError, match="cannot name a model") as raised:
+        home.add_model(name, backbone="mobilenetv2")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(ModelError):
+        home.remove_model(name)
+
+
+def test_an_unknown_backbone_or_wrong_weights_leave_nothing(models, tmp_path):
+    with pytest.raises(ModelError, match="Unknown backbone"):
+        home.add_model("new", backbone="mobilenetv9")
+    (tmp_path / "wrong.npz").write_bytes(b"PK")
+    with pytest.raises(ModelError, match=r"wrong\.npz"):
+        home.add_model("new", backbone="mobilenetv2", weights=tmp_path / "wrong.npz", size=32)
+    assert not models.exists()
+
+
+def test_a_removed_model_is_gone_and_its_name_free(small):
+    home.remove_model("small")
+    assert list(small.parent.iterdir()) == []
+    assert home.list_models() == []
+
+
+def test_removing_reaches_nothing_outside(small, tmp_path):
+    (tmp_path / "precious").mkdir()
+    for name in ("../precious", str(tmp_path / "precious"), ".", ".."):
+        with pytest.raises(ModelError):
+            home.remove_model(name)
+    assert (tmp_path / "precious").is_dir()
+
+
+@pytest.mark.skipif(not (MOBILENET.exists() and DOGS.exists()), reason="shared is not here")
+def test_the_real_mobilenetv2_embeds_photos_as_the_onnx_file_beside_it(models):
+    import onnxruntime
+
+    bundle = home.add_model("real", backbone="mobilenetv2", weights=MOBILENET / "mobilenetv2_imagenet.npz")
+    assert bundle.file(ONNX).exists()
+    paths = sorted(DOGS.rglob("*.jpg"))[::40][:30]
+    assert len(paths) == 30
+    photos = [
+        np.asarray(Image.open(path).convert("RGB").resize((224, 224), Image.Resampling.BILINEAR)) for path in paths
+    ]
+    images = np.stack(photos)
+    reference = onnxruntime.InferenceSession(
+        MOBILENET / "mobilenetv2_imagenet.onnx", providers=["CPUExecutionProvider"]
+    )
+    (expected,) = reference.run(["embedding"], {"x": (images.astype(np.float32) / 127.5 - 1).transpose(0, 3, 1, 2)})
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    embeddings = Embedder(bundle).embed(images)
+    assert np.sum(embeddings * expected, axis=1).min() > 0.9999
+    np.testing.assert_allclose(embeddings, expected, atol=2e-5)
+    assert (expected @ expected.T).min() < 0.6  # the photos differ, so the agreement means something
