@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petid_search.errors import ModelError
-from petid_search.models.weights import VGGFACE, fetch
+from petid_search.models.weights import VGGFACE, Progress, fetch
 
 if TYPE_CHECKING:
     import keras
@@ -256,7 +256,11 @@ def find_backbone(name: str) -> Backbone:
 
 
 def create_backbone(
-    name: str, *, size: int | None = None, weights: Path | Literal["download"] | None = None
+    name: str,
+    *,
+    size: int | None = None,
+    weights: Path | Literal["download"] | None = None,
+    progress: Progress | None = None,
 ) -> "keras.Model":
     """Build a network from pixels to its unpooled feature map.
 
@@ -266,6 +270,7 @@ def create_backbone(
         weights: a file of weights, `"download"` for the published ones, or None for random ones. Files of
             keras.applications (`*_notop.h5`, `*.weights.h5`), for mobilenetv2 also one of folded
             convolutions (`.npz`), for VGGFace the original `rcmalli_vggface_tf_*.h5`.
+        progress: told of a download of VGGFace's weights (see weights.fetch); Keras draws a bar for the others.
 
     Returns:
         A model from RGB images, float32, (n, size, size, 3), in [0, 255], to float32, (n, h, w, channels).
@@ -282,7 +287,7 @@ def create_backbone(
     keras = import_keras()
     pixels = keras.Input((size, size, 3), name="pixels")
     if backbone.family == "vggface":
-        return _create_vggface(backbone, pixels, weights)
+        return _create_vggface(backbone, pixels, weights, progress)
     features = _create_from_keras(backbone, pixels, "imagenet" if weights == "download" else None)
     model = keras.Model(pixels, features, name=name)
     if isinstance(weights, Path):
@@ -403,7 +408,9 @@ def _exportable(model: Any) -> Any:
     return twin
 
 
-def _create_vggface(backbone: Backbone, pixels: Any, weights: Path | Literal["download"] | None) -> Any:
+def _create_vggface(
+    backbone: Backbone, pixels: Any, weights: Path | Literal["download"] | None, progress: Progress | None
+) -> Any:
     """Return one of the VGGFace networks as a model; its weights are matched by name, not by order."""
     import keras
 
@@ -413,7 +420,8 @@ def _create_vggface(backbone: Backbone, pixels: Any, weights: Path | Literal["do
     features = vggface.create_network(network, vggface.preprocess(network, pixels))
     model = keras.Model(pixels, features, name=backbone.name)
     if weights is not None:
-        vggface.load_weights(model, fetch(VGGFACE[network, False]) if weights == "download" else weights)
+        file = fetch(VGGFACE[network, False], progress=progress) if weights == "download" else weights
+        vggface.load_weights(model, file)
     return model
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import petid_search
+from petid_search.disk import sync
 from petid_search.errors import ModelError
 from petid_search.models.backbones import create_backbone
 
@@ -248,9 +249,9 @@ def write_bundle(
         (partial / CARD).write_bytes(_serialise(values))
         _compare(model, Bundle.open(partial))
         for file in (*partial.iterdir(), partial):
-            _sync(file)
+            sync(file)
         partial.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except OSError as error:
         if folder.exists():
             raise ModelError(f"{folder} exists: choose another name, or remove that model first.") from error
@@ -431,15 +432,6 @@ def _pseudo_random_images(size: int) -> NDArray[np.float32]:
         for patch, side in zip(patches, (1, 4, 16, 64), strict=True)
     ]
     return np.stack(images).astype(np.float32)
-
-
-def _sync(path: Path) -> None:
-    """Have a file or a folder written to the disk itself."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _clear_stale(parent: Path) -> None:

@@ -11,7 +11,7 @@ from petid_search.errors import ModelError
 from petid_search.images import FIT
 from petid_search.models.backbones import create_backbone, find_backbone
 from petid_search.models.bundle import Bundle, write_bundle
-from petid_search.models.weights import weights_folder
+from petid_search.models.weights import Progress, weights_folder
 
 HOW_TO_ADD: Final = "petid models add NAME --backbone mobilenetv2 --weights FILE"
 """The command that a person without any model needs first."""
@@ -75,6 +75,7 @@ def add_model(
     weights: Path | None = None,
     pooling: Literal["avg", "max"] = "avg",
     size: int | None = None,
+    progress: Progress | None = None,
 ) -> Bundle:
     """Make a model from the weights of a backbone, and keep it under a name.
 
@@ -84,6 +85,7 @@ def add_model(
         weights: a file of weights; by default the published ones are downloaded.
         pooling: how the feature map becomes one vector.
         size: side of the square input, in pixels; by default the backbone's own.
+        progress: told of a download (see weights.fetch).
 
     Raises:
         ModelError: the name is taken or not one, the backbone unknown, the size too small, the weights are not
@@ -97,7 +99,7 @@ def add_model(
     if folder.exists():
         raise ModelError(f"There is a model {name!r} already: choose another name, or `petid models remove {name}`.")
     spec = find_backbone(backbone)
-    network = create_backbone(backbone, size=size, weights="download" if weights is None else weights)
+    network = create_backbone(backbone, size=size, weights=weights or "download", progress=progress)
     from petid_search.models.heads import create_embedder
 
     if weights is None:

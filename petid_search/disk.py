@@ -1,0 +1,21 @@
+"""Bringing what was written to the disk itself, so that it outlasts a power cut."""
+
+import os
+from pathlib import Path
+
+
+def sync(path: Path) -> None:
+    """Have a file's bytes, or a folder's names after a rename, written to the disk before this returns.
+
+    Windows keeps folders safe by itself and cannot open them: there, nothing is done for one.
+
+    Raises:
+        OSError: the disk is full or failing.
+    """
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
