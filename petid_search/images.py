@@ -7,14 +7,14 @@ may have written comes out of here as one, or as a PhotoError whose single line 
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from petid_search.errors import PhotoError
 
@@ -30,6 +30,20 @@ PHOTO_SUFFIXES: Final = frozenset(
 MAX_BYTES: Final = 256 * 2**20
 MAX_PIXELS: Final = 250_000_000
 """Limits of one photo: past them a single file could take the machine's memory (a decompression bomb)."""
+
+_FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""Pillow's names of what is decoded. It knows more, and would hand PostScript, for one, to Ghostscript to run."""
+
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings a picture upright, by its EXIF orientation (Exif 2.32, table 6); 1 is upright."""
 
 # Pillow refuses at twice its limit, which stands at 179 million pixels: today's telephones take 200.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
@@ -64,9 +78,9 @@ def read_photo(path: Path) -> Photo:
         raise PhotoError(f"There is no photo {path}: check the name.") from None
     except PermissionError:
         raise PhotoError(f"{path} may not be read: give yourself the right to read it.") from None
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise PhotoError(f"{_shortened(path)} cannot be read ({reason}): check the name and the disk.") from None
+    except (OSError, ValueError) as error:  # ValueError: there is a null character in the name
+        reason = getattr(error, "strerror", None) or error
+        raise PhotoError(f"{shortened(path)} cannot be read ({reason}): check the name and the disk.") from None
     if not data:
         raise PhotoError(f"{path} is empty: copy it again from where it came.")
     return Photo(path, data, hashlib.sha256(data).hexdigest())
@@ -100,13 +114,32 @@ def open_image(path: Path, size: int | None = None) -> NDArray[np.uint8]:
     return decode(read_photo(path), size)
 
 
-def find_photos(folder: Path) -> Iterator[Path]:
-    """The photos of a folder and of all folders below it, by suffix, in order of their paths.
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; not, where one cannot even look: `read_photo` tells why."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def find_photos(folder: Path, unread: Callable[[PhotoError], object] | None = None) -> Iterator[Path]:
+    """The photos of a folder and of all folders below it, by suffix; a folder's own first, each kind by name.
 
     Hidden files and folders (a leading dot) are passed over; links to folders are followed once.
+
+    Args:
+        folder: where to look.
+        unread: told of each folder that cannot be read, and is passed over.
     """
+
+    def tell(error: OSError) -> None:
+        if unread is not None:
+            unread(
+                PhotoError(f"The folder {error.filename} cannot be read ({error.strerror}): check the rights to it.")
+            )
+
     seen: set[tuple[int, int]] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=tell, followlinks=True):
         here = Path(parent).stat()
         if (here.st_dev, here.st_ino) in seen:
             folders.clear()
@@ -118,10 +151,15 @@ def find_photos(folder: Path) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
+def shortened(path: Path) -> str:
+    """A path for a message: one that is much too long to be right is told by its beginning and its end."""
+    text = str(path)
+    return text if len(text) <= 300 else f"{text[:99]}…{text[-199:]}"
+
+
 def _upright(photo: Photo, size: int | None) -> Image.Image:
-    _register_heif(photo.data)
     try:
-        with Image.open(io.BytesIO(photo.data)) as opened:
+        with Image.open(io.BytesIO(photo.data), formats=_formats(photo.data)) as opened:
             if size is not None:
                 # A JPEG is then decoded at a half, a quarter or an eighth: 5 times faster, 0.4 grey levels off.
                 opened.draft("RGB", (2 * size, 2 * size))
@@ -145,10 +183,12 @@ def _upright(photo: Photo, size: int | None) -> Image.Image:
 
 def _turned(picture: Image.Image) -> Image.Image:
     """The picture upright, as its EXIF says; broken metadata is no reason to refuse a whole picture."""
+    # Not ImageOps.exif_transpose: it writes the metadata again, and fails where any of it is broken.
     try:
-        return ImageOps.exif_transpose(picture)
+        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
         return picture
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
@@ -163,25 +203,24 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 def _scaled_to_8_bits(picture: Image.Image) -> Image.Image:
     """Grey of 16 bits, 32 bits or floating point, brought to 8 bits; Pillow's own conversion clips at 255."""
-    grey = np.nan_to_num(np.asarray(picture, dtype=np.float64))
-    brightest = float(grey.max(initial=0.0))
+    grey = np.asarray(picture, dtype=np.float32)
+    brightest = float(grey.max(initial=0.0, where=np.isfinite(grey)))
     if picture.mode.startswith("I;16"):
         white = 65535.0
     elif picture.mode == "F" and brightest <= 1.0:
         white = 1.0
     else:
         white = max(255.0, brightest)
+    grey = np.nan_to_num(grey, posinf=white)
     return Image.fromarray(np.rint(np.clip(grey / white, 0.0, 1.0) * 255.0).astype(np.uint8))
 
 
-def _register_heif(data: bytes) -> None:
-    """Telephones write HEIC; its decoder is only imported for a file that looks like one."""
-    if data[4:8] == b"ftyp" and "HEIF" not in Image.registered_extensions().values():
+def _formats(data: bytes) -> tuple[str, ...]:
+    """What the bytes may be. Telephones write HEIC; its decoder is only imported for a file that looks like one."""
+    if data[4:8] != b"ftyp" or data[8:12] in (b"avif", b"avis"):
+        return _FORMATS
+    if "HEIF" not in Image.OPEN:
         from pillow_heif import register_heif_opener
 
         register_heif_opener()
-
-
-def _shortened(path: Path) -> str:
-    text = str(path)
-    return text if len(text) <= 200 else f"{text[:197]}…"
+    return (*_FORMATS, "HEIF")

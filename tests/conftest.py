@@ -1,0 +1,133 @@
+"""What the tests share: small real models, and photos of animals that differ in their coats."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SHARED = Path(__file__).parents[2] / "shared"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared photos and weights are not here")
+
+
+def write_small_model(folder: Path, name: str, *, seed: int, projection: int | None = None):
+    """A real bundle, made the real way, of a network small enough for every test.
+
+    One strided convolution and a sine: random Fourier features, whose mean tells apart what colours a coat has.
+    """
+    from petid_search.images import FIT
+    from petid_search.models.backbones import import_keras
+    from petid_search.models.bundle import write_bundle
+
+    keras = import_keras()
+    from petid_search.models.heads import create_embedder
+
+    rng = np.random.default_rng(seed)
+    pixels = keras.Input((32, 32, 3))
+    scaled = keras.layers.Rescaling(1 / 127.5, -1.0)(pixels)
+    convolution = keras.layers.Conv2D(48, 8, strides=8, activation=keras.ops.sin)
+    backbone = keras.Model(pixels, convolution(scaled))
+    convolution.set_weights([rng.normal(0, 0.2, (8, 8, 3, 48)), rng.uniform(0, 2 * np.pi, 48)])
+    keras.utils.set_random_seed(seed)
+    model = create_embedder(backbone, projection=projection)
+    return write_bundle(
+        model, folder / name, name=name, backbone="small", fit=FIT, origin="drawn", licence="CC0-1.0", data="none"
+    )
+
+
+@pytest.fixture(scope="session")
+def models_folder(tmp_path_factory) -> Path:
+    """A PETID_HOME with two models, `small` and `other`, that nobody may change."""
+    home = tmp_path_factory.mktemp("home")
+    write_small_model(home / "models", "small", seed=1)
+    write_small_model(home / "models", "other", seed=2, projection=24)
+    return home
+
+
+@pytest.fixture
+def home(models_folder, monkeypatch) -> Path:
+    """PETID_HOME is the one with the models `small` and `other`; there is no default gallery from outside."""
+    monkeypatch.setenv("PETID_HOME", str(models_folder))
+    monkeypatch.delenv("PETID_GALLERY", raising=False)
+    return models_folder
+
+
+@pytest.fixture
+def embedder(home):
+    from petid_search.models.home import open_model
+    from petid_search.models.runtime import Embedder
+
+    return Embedder(open_model("small"))
+
+
+@pytest.fixture
+def other_embedder(home):
+    from petid_search.models.home import open_model
+    from petid_search.models.runtime import Embedder
+
+    return Embedder(open_model("other"))
+
+
+def draw_animal(individual: int, photo: int, size: int = 64) -> np.ndarray:
+    """An image of an animal: its coat is fixed by the individual, light and noise by the photo."""
+    coat = np.random.default_rng(individual).uniform(0, 255, (4, 4, 3))
+    rng = np.random.default_rng([individual, photo])
+    light = rng.uniform(0.95, 1.05)
+    image = np.kron(coat, np.ones((size // 4, size // 4, 1))) * light + rng.normal(0, 12, (size, size, 3))
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def take_photo(tmp_path) -> Callable[..., Path]:
+    """Writes a PNG of an individual, by number, into a folder of the test's own."""
+
+    def take(individual: int, photo: int = 0, path: str | None = None) -> Path:
+        file = tmp_path / (f"photos/{individual}/{photo}.png" if path is None else path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_animal(individual, photo)).save(file)
+        return file
+
+    return take
+
+
+@pytest.fixture
+def take_photos(take_photo, tmp_path) -> Callable[[int, int], Path]:
+    """Writes a folder of individuals' folders: how many individuals, how many photos of each."""
+
+    def take(individuals: int, photos: int, *, first: int = 0) -> Path:
+        for individual in range(first, first + individuals):
+            for photo in range(photos):
+                take_photo(individual, photo)
+        return tmp_path / "photos"
+
+    return take
+
+
+@pytest.fixture
+def gallery(tmp_path):
+    from petid_search.index.gallery import Gallery
+
+    with Gallery(tmp_path / "gallery", create=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def petid(home, tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `petid …` as its user would, in a process of its own, in the test's folder."""
+
+    def run(*arguments: object, **settings: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "petid_search", *map(str, arguments)],
+            cwd=tmp_path,
+            env={**os.environ, **settings},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            stdin=subprocess.DEVNULL,
+        )
+
+    return run
