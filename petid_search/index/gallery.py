@@ -21,6 +21,8 @@ from petid_search.index.records import WHOLE, GalleryModel, Records
 from petid_search.index.search import Block, GalleryIndex, block_of
 from petid_search.index.store import PhotoStore
 
+UNIT_TOLERANCE: Final = 1e-4
+"""How far from 1 the length of an embedding may be: far more than float32 needs, too little to matter."""
 _LONGEST_NAME: Final = 200
 _BLOCK: Final = 4096
 
@@ -120,7 +122,7 @@ class Gallery:
 
     def individuals(self) -> dict[str, int]:
         """Every enrolled individual's name and its number of photos, by name."""
-        rows = self.records.db.execute(
+        rows = self.records.select(
             "SELECT i.name, count(*) FROM photos p JOIN individuals i ON i.id = p.individual_id "
             "WHERE p.active GROUP BY i.id ORDER BY i.name"
         )
@@ -145,7 +147,7 @@ class Gallery:
 
     def known(self, hashes: Iterable[str]) -> dict[str, str]:
         """Of these sha256 hashes, those of enrolled photos, each with its individual's name."""
-        rows = self.records.db.execute(
+        rows = self.records.select(
             "SELECT p.sha256, i.name FROM photos p JOIN individuals i ON i.id = p.individual_id "
             "WHERE p.active AND p.sha256 IN (SELECT value FROM json_each(?))",
             [json.dumps(list(hashes))],
@@ -176,6 +178,7 @@ class Gallery:
         Raises:
             ModelMismatch: the gallery holds embeddings of another model.
             GalleryError: the gallery cannot be written.
+            ValueError: an embedding is not of the model's size, or not of unit length.
         """
         if not batch:
             return [], entry
@@ -183,8 +186,7 @@ class Gallery:
             staged = [None] * len(batch) if link else self.store.stage([item.photo for item in batch])
         try:
             with self.records.write() as generation:
-                model_id = self._model_for(model, len(batch[0].vector))
-                writer = _Enroller(self, generation, model_id, entry)
+                writer = _Enroller(self, generation, self._model_for(model, len(batch[0].vector)), entry)
                 standings = [writer.add(item, file) for item, file in zip(batch, staged, strict=True)]
                 self.store.settle(writer.settled)
                 return standings, writer.entry
@@ -201,11 +203,14 @@ class Gallery:
         """
         new = individual_name(new)
         with self.records.write() as generation:
-            if new in self.individuals():
+            source, target = self._individual_id(old), self._named(new)
+            if source == target:
+                raise GalleryError(f"{new!r} is its name already: give another one.")
+            if self._is_enrolled(target):
                 raise GalleryError(
                     f"There is already an individual {new!r}: if the two are one, use `petid merge {old!r} {new!r}`."
                 )
-            return self._move(generation, f"rename {old!r} to {new!r}", self._individual_id(old), self._named(new))
+            return self._move(generation, f"rename {old!r} to {new!r}", source, target)
 
     def merge(self, individual: str, into: str) -> int:
         """Put all photos of one individual under another, since the two are one; returns the number of photos moved.
@@ -285,7 +290,7 @@ class Gallery:
         Linked photos stay where they are. Nothing done before can be undone afterwards.
         """
         with self.records.write() as generation:
-            removed = self.records.db.execute("SELECT id, stored FROM photos WHERE NOT active").fetchall()
+            removed = list(self.records.select("SELECT stored FROM photos WHERE NOT active"))
             self.records.db.execute("DELETE FROM changes")
             self.records.db.execute(
                 "DELETE FROM embeddings WHERE photo_id IN (SELECT id FROM photos WHERE NOT active) "
@@ -298,11 +303,23 @@ class Gallery:
             # A FAISS file from before would not learn of the deleted rows from what changed since.
             self.records.db.execute("UPDATE state SET value = ? WHERE key = 'purged'", [generation])
             self._begin("purge")
-        # Only now, since a file without a row does no harm and a row without a file would.
-        for _, stored in removed:
-            if stored is not None:
-                self.store.delete(stored)
+        # Only now, since a file without a row does no harm and a row without a file would; and under the lock again,
+        # since somebody may have enrolled one of these photos anew.
+        self.delete_unnamed(stored for (stored,) in removed if stored is not None)
+        self.index.save()
         return len(removed)
+
+    def delete_unnamed(self, files: Iterable[str]) -> int:
+        """Delete those of these stored photos that no row names; returns how many.
+
+        Whoever settles files holds the write lock until their rows are there: under it, no file is about to be named.
+        """
+        with self.records.write(changes=False):
+            named = {row[0] for row in self.records.select("SELECT stored FROM photos WHERE stored IS NOT NULL")}
+            unnamed = [file for file in files if file not in named]
+            for file in unnamed:
+                self.store.delete(file)
+        return len(unnamed)
 
     def blocks(self) -> Iterator[Block]:
         """All embeddings of enrolled photos, a few thousand at a time, individuals whole.
@@ -312,12 +329,13 @@ class Gallery:
         model = self.model
         if model is None:
             return
-        cursor = self.records.db.execute(
-            "SELECT p.individual_id, p.id, e.vector FROM photos p JOIN embeddings e ON e.photo_id = p.id "
+        # CROSS JOIN walks along the index of individuals; else all embeddings would be sorted in memory first.
+        cursor = self.records.select(
+            "SELECT p.individual_id, p.id, e.vector FROM photos p CROSS JOIN embeddings e ON e.photo_id = p.id "
             "WHERE p.active AND e.model_id = ? AND e.crop = ? ORDER BY p.individual_id, p.id",
             [model.id, WHOLE],
         )
-        rows: list[tuple[int, int, bytes]] = []
+        rows: list[tuple[Any, ...]] = []
         for row in cursor:
             if len(rows) >= _BLOCK and row[0] != rows[-1][0]:
                 yield block_of(rows)
@@ -331,8 +349,7 @@ class Gallery:
     def add_model(self, name: str, fingerprint: str, dimension: int) -> GalleryModel:
         """Make a model known to the gallery, without switching over to it."""
         with self.records.write():
-            row = self._model_row(name, fingerprint, dimension)
-        return GalleryModel(row, name, fingerprint, dimension)
+            return self._known_model(name, fingerprint, dimension)
 
     def without_embedding(self, model: GalleryModel, after: int, count: int) -> list[EnrolledPhoto]:
         """Photos, removed ones included, that a model has not embedded: the first `count` with an id above `after`."""
@@ -355,14 +372,18 @@ class Gallery:
             )
         )
 
-    def add_embeddings(self, model: GalleryModel, vectors: Mapping[int, NDArray[np.float32]]) -> None:
-        """Keep embeddings that a model made of photos, by photo id, in one transaction."""
+    def add_embeddings(self, model: GalleryModel, vectors: Mapping[str, NDArray[np.float32]]) -> None:
+        """Keep embeddings that a model made of photos, by the photo's sha256, in one transaction.
+
+        Raises:
+            ValueError: an embedding is not of the model's size, or not of unit length.
+        """
         with self.records.write() as generation:
-            for photo_id, vector in vectors.items():
-                self._insert_embedding(model.id, photo_id, vector)
+            for sha256, vector in vectors.items():
+                self._insert_embedding(model, sha256, vector)
             if model == self.model:
                 self.records.db.execute(
-                    "UPDATE photos SET changed = ? WHERE id IN (SELECT value FROM json_each(?))",
+                    "UPDATE photos SET changed = ? WHERE sha256 IN (SELECT value FROM json_each(?))",
                     [generation, json.dumps(list(vectors))],
                 )
 
@@ -393,7 +414,7 @@ class Gallery:
     # Inside
 
     def _photos_where(self, where: str, values: list[Any], limit: int = -1) -> Iterator[EnrolledPhoto]:
-        rows = self.records.db.execute(
+        rows = self.records.select(
             "SELECT p.id, p.sha256, i.name, p.stored, p.source, p.enrolled_at "
             f"FROM photos p JOIN individuals i ON i.id = p.individual_id WHERE {where} ORDER BY p.id LIMIT ?",
             [*values, limit],
@@ -403,14 +424,18 @@ class Gallery:
             yield EnrolledPhoto(photo_id, sha256, name, file, Path(source), at, stored is None)
 
     def _individual_id(self, name: str) -> int:
-        row = self.records.db.execute(
-            "SELECT i.id FROM individuals i WHERE i.name = ? "
-            "AND EXISTS (SELECT 1 FROM photos p WHERE p.individual_id = i.id AND p.active)",
-            [unicodedata.normalize("NFC", name)],
-        ).fetchone()
-        if row is None:
+        row = next(
+            self.records.select("SELECT id FROM individuals WHERE name = ?", [unicodedata.normalize("NFC", name)]), None
+        )
+        if row is None or not self._is_enrolled(row[0]):
             raise GalleryError(f"No individual {_short(name)!r} is enrolled: `petid list` names all that are.")
         return int(row[0])
+
+    def _is_enrolled(self, individual: int) -> bool:
+        """Whether an individual has a photo that was not removed."""
+        return bool(
+            self.records.value("SELECT EXISTS (SELECT 1 FROM photos WHERE individual_id = ? AND active)", [individual])
+        )
 
     def _named(self, name: str) -> int:
         """The id of an individual with this name, made if there is none."""
@@ -419,32 +444,37 @@ class Gallery:
             row = self.records.db.execute("INSERT INTO individuals (name) VALUES (?) RETURNING id", [name]).fetchone()
         return int(row[0])
 
-    def _model_for(self, model: tuple[str, str], dimension: int) -> int:
-        """The id of the gallery's model, which must be this one, or becomes it where there is none."""
+    def _model_for(self, model: tuple[str, str], dimension: int) -> GalleryModel:
+        """The gallery's model, which must be this one, or becomes it where there is none."""
         name, fingerprint = model
         current = self.model
         if current is None:
-            row = self._model_row(name, fingerprint, dimension)
-            self.records.db.execute("INSERT INTO state (key, value) VALUES ('model', ?)", [row])
-            return row
+            current = self._known_model(name, fingerprint, dimension)
+            self.records.db.execute("INSERT INTO state (key, value) VALUES ('model', ?)", [current.id])
         if current.fingerprint != fingerprint:
             raise ModelMismatch(current.name, name)
-        return current.id
+        return current
 
-    def _model_row(self, name: str, fingerprint: str, dimension: int) -> int:
-        row = self.records.db.execute("SELECT id FROM models WHERE fingerprint = ?", [fingerprint]).fetchone()
-        if row is None:
-            row = self.records.db.execute(
-                "INSERT INTO models (name, fingerprint, dimension) VALUES (?, ?, ?) RETURNING id",
-                [name, fingerprint, dimension],
-            ).fetchone()
-        return int(row[0])
+    def _known_model(self, name: str, fingerprint: str, dimension: int) -> GalleryModel:
+        """The model of this fingerprint, under the name that the gallery first knew it by."""
+        self.records.db.execute(
+            "INSERT OR IGNORE INTO models (name, fingerprint, dimension) VALUES (?, ?, ?)",
+            [name, fingerprint, dimension],
+        )
+        return GalleryModel(**next(self.records.rows("SELECT * FROM models WHERE fingerprint = ?", [fingerprint])))
 
-    def _insert_embedding(self, model_id: int, photo_id: int, vector: NDArray[np.float32]) -> None:
+    def _insert_embedding(self, model: GalleryModel, sha256: str, vector: NDArray[np.float32]) -> None:
+        """Keep the embedding of a photo, unless the photo was purged meanwhile."""
+        length = float(np.linalg.norm(vector))
+        if vector.shape != (model.dimension,) or not abs(length - 1.0) < UNIT_TOLERANCE:
+            raise ValueError(
+                f"Expected an embedding of {model.dimension} numbers and length 1. "
+                f"Received: shape {vector.shape}, length {length:g}."
+            )
         self.records.db.execute(
             "INSERT OR IGNORE INTO embeddings (model_id, photo_id, crop, vector) "
-            "SELECT ?, id, ?, ? FROM photos WHERE id = ?",
-            [model_id, WHOLE, np.ascontiguousarray(vector, "<f4").tobytes(), photo_id],
+            "SELECT ?, id, ?, ? FROM photos WHERE sha256 = ?",
+            [model.id, WHOLE, np.ascontiguousarray(vector, "<f4").tobytes(), sha256],
         )
 
     def _begin(self, action: str) -> int:
@@ -475,11 +505,11 @@ class Gallery:
 class _Enroller:
     """The photos of one batch, written row by row inside the transaction that enrols them."""
 
-    def __init__(self, gallery: Gallery, generation: int, model_id: int, entry: int | None) -> None:
+    def __init__(self, gallery: Gallery, generation: int, model: GalleryModel, entry: int | None) -> None:
         self._gallery = gallery
         self._db = gallery.records.db
         self._generation = generation
-        self._model_id = model_id
+        self._model = model
         self._individuals: dict[str, int] = {}
         self.entry = entry
         self.settled: list[tuple[Path, str]] = []
@@ -489,7 +519,7 @@ class _Enroller:
     def add(self, item: Enrolment, staged: Path | None) -> Standing:
         photo = item.photo
         row = self._db.execute(
-            "SELECT p.id, p.active, p.individual_id, i.name FROM photos p "
+            "SELECT p.id, p.active, p.individual_id, i.name, p.stored FROM photos p "
             "JOIN individuals i ON i.id = p.individual_id WHERE p.sha256 = ?",
             [photo.sha256],
         ).fetchone()
@@ -505,14 +535,14 @@ class _Enroller:
                 [photo.sha256, individual, source, stored, _now(), self._generation],
             ).fetchone()[0]
             before = individual
-        else:  # removed before and enrolled again
+        else:  # removed before and enrolled again, maybe from elsewhere
             photo_id, before = row[0], row[2]
+            stored = row[4] or stored
             self._db.execute(
-                "UPDATE photos SET individual_id = ?, active = 1, changed = ? WHERE id = ?",
-                [individual, self._generation, photo_id],
+                "UPDATE photos SET individual_id = ?, source = ?, stored = ?, active = 1, changed = ? WHERE id = ?",
+                [individual, source, stored, self._generation, photo_id],
             )
-            staged = None  # its bytes are where they were
-        self._gallery._insert_embedding(self._model_id, photo_id, item.vector)
+        self._gallery._insert_embedding(self._model, photo.sha256, item.vector)
         if self.entry is None:
             self.entry = self._gallery._begin("enroll")
         self._db.execute(

@@ -42,11 +42,11 @@ class Records:
     def __init__(self, folder: Path, *, create: bool = False) -> None:
         self.folder = folder
         file = folder / DATABASE
-        if not create and not file.exists():
-            raise GalleryError(
-                f"There is no gallery in {folder}: make one with `petid enroll PHOTOS`, or name one with --gallery."
-            )
         with self.explained():
+            if not create and not file.exists():
+                raise GalleryError(
+                    f"There is no gallery in {folder}: make one with `petid enroll PHOTOS`, or name one with --gallery."
+                )
             folder.mkdir(parents=True, exist_ok=True)
             self._refuse_strange_file(file)
             self.db: Database = connect(file)
@@ -64,16 +64,22 @@ class Records:
 
     def state(self, key: str) -> int | None:
         """A number that is true of the whole gallery, or None where it was never set."""
-        row = self.db.execute("SELECT value FROM state WHERE key = ?", [key]).fetchone()
+        row = next(self.select("SELECT value FROM state WHERE key = ?", [key]), None)
         return None if row is None else int(row[0])
 
     def value(self, sql: str, values: Sequence[Any] = ()) -> Any:
         """The only value of the only row that a query gives."""
-        return self.db.execute(sql, values).fetchone()[0]
+        return next(self.select(sql, values))[0]
+
+    def select(self, sql: str, values: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query, read as they are asked for."""
+        with self.explained():
+            yield from self.db.execute(sql, values)
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> Iterator[dict[str, Any]]:
         """The rows of a query, by column."""
-        return iter(self.db.query(sql, values))
+        with self.explained():
+            yield from self.db.query(sql, values)
 
     @contextmanager
     def read(self) -> Iterator[None]:
@@ -94,10 +100,10 @@ class Records:
                 if changes:
                     self.db.execute("UPDATE state SET value = value + 1 WHERE key = 'generation'")
                 yield self.generation
+                self.db.commit()
             except BaseException:
                 self.db.rollback()
                 raise
-            self.db.commit()
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -118,7 +124,8 @@ class Records:
         return f"No space is left for the gallery {self.folder}: free some and run again; nothing enrolled is lost."
 
     def _explanation(self, error: sqlite3.Error) -> str:
-        code = getattr(error, "sqlite_errorcode", None)
+        # The low byte of SQLite's extended code is the primary one: SQLITE_READONLY_DIRECTORY is a SQLITE_READONLY.
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
             return self._no_space()
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -133,8 +140,10 @@ class Records:
             return
         with file.open("rb") as opened:
             header = opened.read(100)
-        # SQLite file format, 1.3: the application id stands at byte 68, big-endian.
+        # SQLite file format, 1.3: the schema's cookie stands at byte 40, the application id at 68, big-endian.
         if not header.startswith(b"SQLite format 3\0"):
             raise GalleryError(f"{file} is not a gallery: name another folder with --gallery.")
-        if int.from_bytes(header[68:72], "big") not in (APPLICATION_ID, 0):
+        application, schema = (int.from_bytes(header[at : at + 4], "big") for at in (68, 40))
+        # A new gallery whose first transaction is still in the log has neither an application nor tables yet.
+        if application != APPLICATION_ID and (application, schema) != (0, 0):
             raise GalleryError(f"{file} belongs to another program: name another folder with --gallery.")

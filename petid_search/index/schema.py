@@ -1,6 +1,7 @@
 """The gallery's tables, grown by named, ordered steps. A step that was released is never edited."""
 
 import sqlite3
+import time
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,7 @@ def connect(file: Path) -> Database:
     try:
         # An embedding has 2 to 8 kB: on the default pages of 4 kB half of each would stay empty.
         connection.execute("PRAGMA page_size = 16384")
-        connection.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         database = Database(connection)
@@ -33,6 +34,20 @@ def connect(file: Path) -> Database:
         connection.close()
         raise
     return database
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Bring a file to the write-ahead log, where it stays."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            # Of two that bring a new file there at once SQLite refuses one without waiting: each waits for the other.
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _migrate(database: Database) -> None:

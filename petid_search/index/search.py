@@ -1,19 +1,24 @@
-"""Searching the gallery: FAISS offers photos, SQLite's float32 embeddings decide."""
+"""Searching the gallery: FAISS offers photos, SQLite's float32 embeddings decide.
+
+The joins are written CROSS JOIN, by which SQLite goes from photos to embeddings and not the other way round: few
+photos are asked for, and the planner, which cannot know, would walk through all embeddings.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from itertools import islice
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from petid_search.disk import sync
 from petid_search.errors import GalleryError, ModelMismatch
 from petid_search.index.records import WHOLE, GalleryModel, Records
 from petid_search.index.rule import similarity_by_individual
-from petid_search.index.store import sync_folder
 from petid_search.index.vectors import ROUNDING, VectorIndex
 
 _FIRST_LOOK: Final = 32
@@ -22,6 +27,7 @@ _STALE_SHARE: Final = 0.05
 _STALE_LEAST: Final = 2000
 """The FAISS file is written again when more photos than both of these have changed since it was."""
 _ROWS: Final = 4096
+_SAMPLE: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,38 +104,54 @@ class GalleryIndex:
 
         Raises:
             ModelMismatch: the gallery holds embeddings of another model.
+            GalleryError: none of these photos is there with an embedding.
         """
         with self._records.read():
-            return self._best_individuals(probe[None], photos, self._same_model(model), 1)[0][0]
+            hits = self._best_individuals(probe[None], photos, self._same_model(model), 1)[0]
+        if not hits:
+            raise GalleryError("These photos are gone, or have lost their embeddings: run `petid check`.")
+        return hits[0]
 
     def save(self) -> None:
         """Write the FAISS file if too much changed since it was; a few changes are caught up with on opening."""
-        model = self._records.model
-        if model is None or not self._is_stale(model):
-            return
         with self._records.read():
-            self._current_index(model)
-        self._write_file()
+            model = self._records.model
+            if model is None or not self._is_stale(model):
+                return
+            index = self._current_index(model)
+        self._write_file(index, model)
 
     def is_right(self) -> bool:
-        """Whether the index, as it would be searched now, holds just the enrolled photos, each under its id."""
+        """Whether the FAISS file, where one was saved, is as it was, and the index holds just the enrolled photos.
+
+        Some of their embeddings are searched for: each must find itself, or another that is equal.
+        """
         with self._records.read():
             model = self._records.model
             if model is None:
                 return True
+            self._index = None  # what the next process will read is in question, not what this one knows
+            if self._saved_row(model) is not None and self._saved_index(model) is None:
+                return False
             index = self._current_index(model)
-            enrolled = self._records.db.execute("SELECT id FROM photos WHERE active ORDER BY id")
+            enrolled = self._records.select(
+                "SELECT p.id FROM photos p CROSS JOIN embeddings e ON e.photo_id = p.id "
+                "WHERE p.active AND e.model_id = ? AND e.crop = ? ORDER BY p.id",
+                [model.id, WHOLE],
+            )
             ids = np.fromiter((row[0] for row in enrolled), np.int64)
             if not np.array_equal(np.sort(index.ids), ids):
                 return False
-            sample = np.random.default_rng(0).permutation(ids)[:256]
-            for _, vectors in self._vectors(
-                "p.id IN (SELECT value FROM json_each(?))", json.dumps(sample.tolist()), model
-            ):
-                rounded, _ = index.search(vectors, 1)
-                if np.abs(rounded - 1.0).max() > 2 * ROUNDING:
-                    return False
-            return True
+            sample = self._vectors_of(np.random.default_rng(0).permutation(ids)[:_SAMPLE], model)
+            if not sample:
+                return True
+            vectors = np.stack(list(sample.values()))
+            rounded, found = index.search(vectors, 1)
+            theirs = self._vectors_of(found[:, 0], model)
+            exact = np.sum(vectors * np.stack([theirs[photo] for photo in found[:, 0].tolist()]), axis=1)
+            return bool(
+                np.abs(rounded - 1.0).max() < 2 * ROUNDING and np.abs(rounded[:, 0] - exact).max() < 2 * ROUNDING
+            )
 
     def rebuild(self) -> None:
         """Make the FAISS file again from the embeddings in SQLite."""
@@ -139,12 +161,10 @@ class GalleryIndex:
         self.save()
 
     def _is_stale(self, model: GalleryModel) -> bool:
-        saved = self._records.db.execute(
-            "SELECT generation FROM vector_files WHERE model_id = ?", [model.id]
-        ).fetchone()
-        if saved is None or saved[0] < self._purged():
+        saved = self._saved_row(model)
+        if saved is None or not (self._records.folder / saved["file"]).is_file():
             return True
-        changed = int(self._records.value("SELECT count(*) FROM photos WHERE changed > ?", [saved[0]]))
+        changed = int(self._records.value("SELECT count(*) FROM photos WHERE changed > ?", [saved["generation"]]))
         photos = int(self._records.value("SELECT count(*) FROM photos WHERE active"))
         return changed > max(_STALE_LEAST, _STALE_SHARE * photos)
 
@@ -157,26 +177,34 @@ class GalleryIndex:
     def _current_index(self, model: GalleryModel) -> VectorIndex:
         """The index as of this transaction: read from its file or made anew, then caught up with what changed."""
         if self._index is None or self._model != model.id or self._generation < self._purged():
-            self._index, self._generation = self._saved_index(model)
+            self._index, self._generation = self._saved_index(model) or (VectorIndex(model.dimension), -1)
             self._model = model.id
         generation = self._records.generation
         if self._generation < generation:
-            changed = self._records.db.execute("SELECT id FROM photos WHERE changed > ?", [self._generation])
+            changed = self._records.select("SELECT id FROM photos WHERE changed > ?", [self._generation])
             self._index.remove(np.fromiter((row[0] for row in changed), np.int64))
             for ids, vectors in self._vectors("p.changed > ?", self._generation, model):
                 self._index.add(ids, vectors)
             self._generation = generation
         return self._index
 
-    def _saved_index(self, model: GalleryModel) -> tuple[VectorIndex, int]:
-        """The index of the FAISS file and its generation, or an empty one where the file is of no use."""
-        row = next(self._records.rows("SELECT * FROM vector_files WHERE model_id = ?", [model.id]), None)
-        if row is not None and row["generation"] >= self._purged():
-            # Lost or changed behind our back: it is only a cache, so make it again.
-            with suppress(GalleryError):
-                file = self._records.folder / row["file"]
-                return VectorIndex.load(file, dimension=model.dimension, sha256=row["sha256"]), row["generation"]
-        return VectorIndex(model.dimension), -1
+    def _saved_row(self, model: GalleryModel) -> dict[str, Any] | None:
+        """What is noted of the model's FAISS file, or None where there is none that is of use."""
+        rows = self._records.rows(
+            "SELECT * FROM vector_files WHERE model_id = ? AND generation >= ?", [model.id, self._purged()]
+        )
+        return next(rows, None)
+
+    def _saved_index(self, model: GalleryModel) -> tuple[VectorIndex, int] | None:
+        """The index of the FAISS file and its generation, or None where the file is of no use."""
+        row = self._saved_row(model)
+        if row is None:
+            return None
+        # Lost or changed behind our back: it is only a cache, and made again from SQLite.
+        with suppress(GalleryError):
+            file = self._records.folder / row["file"]
+            return VectorIndex.load(file, dimension=model.dimension, sha256=row["sha256"]), row["generation"]
+        return None
 
     def _purged(self) -> int:
         """The generation of the last purge: a file from before it would not learn of the rows deleted then."""
@@ -186,50 +214,56 @@ class GalleryIndex:
         self, where: str, value: object, model: GalleryModel
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Ids and embeddings of enrolled photos for which `where` holds, a few thousand at a time."""
-        cursor = self._records.db.execute(
-            "SELECT p.id, e.vector FROM photos p JOIN embeddings e ON e.photo_id = p.id "
+        cursor = self._records.select(
+            "SELECT p.id, e.vector FROM photos p CROSS JOIN embeddings e ON e.photo_id = p.id "
             f"WHERE {where} AND p.active AND e.model_id = ? AND e.crop = ?",
             [value, model.id, WHOLE],
         )
-        while rows := cursor.fetchmany(_ROWS):
+        while rows := list(islice(cursor, _ROWS)):
             vectors = np.frombuffer(b"".join(row[1] for row in rows), "<f4").reshape(len(rows), model.dimension)
             yield np.asarray([row[0] for row in rows], np.int64), vectors
 
-    def _write_file(self) -> None:
-        """Save the index in memory under a new name, tell SQLite of it, then delete the file it replaces."""
-        if self._index is None:
-            return
-        name = f"vectors-{self._model}-{self._generation}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.faiss"
-        with self._records.explained():
-            sha256 = self._index.save(self._records.folder / name)
-            sync_folder(self._records.folder)
+    def _vectors_of(self, photos: NDArray[np.int64], model: GalleryModel) -> dict[int, NDArray[np.float32]]:
+        """Embeddings of these photos, by id."""
+        parts = self._vectors("p.id IN (SELECT value FROM json_each(?))", json.dumps(photos.tolist()), model)
+        return {photo: vector for ids, vectors in parts for photo, vector in zip(ids.tolist(), vectors, strict=True)}
+
+    def _write_file(self, index: VectorIndex, model: GalleryModel) -> None:
+        """Save the index under a new name, tell SQLite of it, then delete the file it replaces.
+
+        All under the write lock: of two processes that come to it at once, the second finds it done.
+        """
+        name = f"vectors-{model.id}-{self._generation}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.faiss"
         with self._records.write(changes=False):
+            if not self._is_stale(model):
+                return
+            sha256 = index.save(self._records.folder / name)
+            sync(self._records.folder)
             self._records.db.table("vector_files").upsert(
-                {
-                    "model_id": self._model,
-                    "file": name,
-                    "sha256": sha256,
-                    "generation": self._generation,
-                },
-                pk="model_id",
+                {"model_id": model.id, "file": name, "sha256": sha256, "generation": self._generation}, pk="model_id"
             )
-            kept = {row[0] for row in self._records.db.execute("SELECT file FROM vector_files")}
-        for file in self._records.folder.glob("vectors-*.faiss"):
-            if file.name not in kept:
-                file.unlink(missing_ok=True)
+        with self._records.write(changes=False):
+            kept = {row[0] for row in self._records.select("SELECT file FROM vector_files")}
+            for file in self._records.folder.glob("vectors-*.faiss"):
+                if file.name not in kept:
+                    file.unlink(missing_ok=True)
 
     def _best_individuals(
         self, probes: NDArray[np.float32], photos: NDArray[np.int64], model: GalleryModel, top: int
     ) -> list[list[Hit]]:
         """For each probe the best of the individuals that own these photos, by all of their photos."""
-        rows = self._records.db.execute(
-            "SELECT p.individual_id, p.id, e.vector FROM photos p JOIN embeddings e ON e.photo_id = p.id "
-            "WHERE p.active AND e.model_id = ? AND e.crop = ? "
-            "AND p.individual_id IN "
-            "(SELECT individual_id FROM photos WHERE id IN (SELECT value FROM json_each(?))) "
-            "ORDER BY p.individual_id, p.id",
-            [model.id, WHOLE, json.dumps(photos.tolist())],
-        ).fetchall()
+        rows = list(
+            self._records.select(
+                "SELECT p.individual_id, p.id, e.vector FROM photos p CROSS JOIN embeddings e ON e.photo_id = p.id "
+                "WHERE p.active AND e.model_id = ? AND e.crop = ? "
+                "AND p.individual_id IN "
+                "(SELECT individual_id FROM photos WHERE id IN (SELECT value FROM json_each(?))) "
+                "ORDER BY p.individual_id, p.id",
+                [model.id, WHOLE, json.dumps(photos.tolist())],
+            )
+        )
+        if not rows:
+            return [[] for _ in probes]
         block = block_of(rows)
         similarities = probes @ block.vectors.T
         by_individual = similarity_by_individual(similarities, block.starts)
@@ -250,14 +284,14 @@ class GalleryIndex:
         ]
 
     def _names(self, individuals: NDArray[np.int64]) -> dict[int, str]:
-        rows = self._records.db.execute(
+        rows = self._records.select(
             "SELECT id, name FROM individuals WHERE id IN (SELECT value FROM json_each(?))",
             [json.dumps(individuals.tolist())],
         )
         return {int(row[0]): str(row[1]) for row in rows}
 
 
-def block_of(rows: Sequence[tuple[int, int, bytes]]) -> Block:
+def block_of(rows: Sequence[tuple[Any, ...]]) -> Block:
     """Rows of individual id, photo id and embedding, in this order, as arrays."""
     owners = np.asarray([row[0] for row in rows], np.int64)
     individuals, starts = np.unique(owners, return_index=True)

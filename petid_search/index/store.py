@@ -1,12 +1,13 @@
 """The gallery's own copies of its photos, each under the hash of its bytes."""
 
-import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from petid_search.disk import sync
 from petid_search.images import PHOTO_SUFFIXES, Photo
 
 STALE_S: Final = 3600.0
@@ -42,8 +43,7 @@ class PhotoStore:
                 file.write_bytes(photo.data)
             # All are written before the first is synced: one flush of the disk then serves the batch.
             for file in files:
-                with file.open("rb") as written:
-                    os.fsync(written.fileno())
+                sync(file)
         except OSError:
             for file in files:
                 file.unlink(missing_ok=True)
@@ -55,17 +55,20 @@ class PhotoStore:
         folders = set()
         for file, name in staged:
             place = self._gallery / name
-            place.parent.mkdir(parents=True, exist_ok=True)
+            if not place.parent.is_dir():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                folders |= {place.parent.parent, self._gallery}
             file.replace(place)
             folders.add(place.parent)
         for folder in folders:
-            sync_folder(folder)
+            sync(folder)
 
     def files(self) -> Iterator[str]:
         """The places of all files that are settled, relative to the gallery."""
         for folder in sorted((self._gallery / "photos").glob("[0-9a-f][0-9a-f]")):
             for file in sorted(folder.iterdir()):
-                yield f"photos/{folder.name}/{file.name}"
+                if file.is_file():
+                    yield f"photos/{folder.name}/{file.name}"
 
     def delete(self, name: str) -> None:
         """Delete a settled file, if it is there."""
@@ -76,18 +79,10 @@ class PhotoStore:
 
         A living one settles its files within seconds; what is older than STALE_S belongs to nobody.
         """
-        stale = [file for file in self._incoming.glob("*") if time.time() - file.stat().st_mtime > STALE_S]
-        for file in stale:
-            file.unlink(missing_ok=True)
-        return len(stale)
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring renames in a folder to the disk, where the system can (Windows does so by itself)."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        stale = 0
+        for file in self._incoming.glob("*"):
+            with suppress(FileNotFoundError):  # settled by its process this very moment
+                if time.time() - file.stat().st_mtime > STALE_S:
+                    file.unlink()
+                    stale += 1
+        return stale

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from petid_search.index.gallery import Gallery
+from petid_search.index.gallery import UNIT_TOLERANCE, Gallery
 from petid_search.index.records import WHOLE
 
 
@@ -29,29 +29,28 @@ def bad_embeddings(gallery: Gallery) -> list[int]:
     for photo_id, data in gallery.records.db.execute(
         "SELECT photo_id, vector FROM embeddings WHERE model_id = ? AND crop = ?", [model.id, WHOLE]
     ):
-        if len(data) != 4 * model.dimension or not abs(float(np.linalg.norm(np.frombuffer(data, "<f4"))) - 1.0) < 1e-3:
+        length = float(np.linalg.norm(np.frombuffer(data, "<f4"))) if len(data) == 4 * model.dimension else 0.0
+        if not abs(length - 1.0) < UNIT_TOLERANCE:
             bad.append(int(photo_id))
     return bad
 
 
 def drop_embeddings(gallery: Gallery, photo_ids: Sequence[int]) -> None:
     """Delete these photos' embeddings by the gallery's model, so that they are made again."""
-    with gallery.records.write():
+    ids = json.dumps(list(photo_ids))
+    with gallery.records.write() as generation:
         gallery.records.db.execute(
             "DELETE FROM embeddings WHERE model_id = (SELECT value FROM state WHERE key = 'model') "
             "AND photo_id IN (SELECT value FROM json_each(?))",
-            [json.dumps(list(photo_ids))],
+            [ids],
+        )
+        # So that the index forgets them, too.
+        gallery.records.db.execute(
+            "UPDATE photos SET changed = ? WHERE id IN (SELECT value FROM json_each(?))", [generation, ids]
         )
 
 
 def delete_orphans(gallery: Gallery) -> int:
     """Delete stored photos that no row names, left by killed processes; returns how many."""
     gallery.store.sweep()
-    with gallery.records.write(
-        changes=False
-    ):  # a process that settles files holds this lock until their rows are there
-        named = {row[0] for row in gallery.records.db.execute("SELECT stored FROM photos WHERE stored IS NOT NULL")}
-        orphans = [file for file in gallery.store.files() if file not in named]
-        for file in orphans:
-            gallery.store.delete(file)
-    return len(orphans)
+    return gallery.delete_unnamed(gallery.store.files())

@@ -72,7 +72,14 @@ class VectorIndex:
 
         Returns:
             similarities, float32, (q, count), in [-1, 1] up to ROUNDING, highest first; photo ids, int64, (q, count).
+
+        Raises:
+            ValueError: the shapes do not fit, or a query holds NaN or infinity.
         """
+        if queries.ndim != 2 or queries.shape[1] != self.dimension:
+            raise ValueError(f"Expected queries of shape (q, {self.dimension}). Received: {queries.shape}.")
+        if not np.isfinite(queries).all():
+            raise ValueError("Expected finite queries. Received: NaN or infinity.")
         count = min(count, len(self))
         if count == 0:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)

@@ -1,0 +1,192 @@
+"""Photos into the gallery: which photo shows whom, and the batches that put them there."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from petid_search.embed import Embedded, Skipped, Unreadable, embed_photos
+from petid_search.errors import GalleryError, PetidError, PhotoError
+from petid_search.images import find_photos, is_folder, shortened
+from petid_search.index.gallery import Enrolment, Gallery, individual_name
+from petid_search.models.runtime import Embedder
+
+_BATCH: Final = 64
+_PATIENCE_S: Final = 2.0
+"""Photos are committed when this many are ready, or when the first of them has waited this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one photo; told only once it is true on the disk.
+
+    `enrolled`: it is in the gallery now. `known`: it was there already, and nothing changed. `failed`: it is not
+    there, for the reason given.
+    """
+
+    path: Path
+    individual: str
+    status: Literal["enrolled", "known", "failed"]
+    reason: PetidError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Photos and the individual that each shows, and what cannot be enrolled, with the reason."""
+
+    photos: list[tuple[Path, str]] = field(default_factory=list)
+    problems: list[PetidError] = field(default_factory=list)
+
+
+def plan_enrolment(paths: Sequence[Path], name: str | None = None) -> Plan:
+    """Tell from where photos lie whom they show.
+
+    With a name, all photos show that individual. Without, a folder's sub-folders are individuals, by their names;
+    a folder without sub-folders that hold photos is one individual itself.
+
+    Args:
+        paths: photos, or folders of them.
+        name: the individual that all of them show.
+
+    Raises:
+        GalleryError: the name is not fit to be one.
+    """
+    plan = Plan()
+    if name is not None:
+        name = individual_name(name)
+    for path in paths:
+        if is_folder(path):
+            _plan_folder(path, name, plan)
+        elif name is None:
+            plan.problems.append(
+                PhotoError(f"{shortened(path)} does not say whom it shows: give --as NAME, or a folder.")
+            )
+        else:
+            plan.photos.append((path, name))
+    return plan
+
+
+def enroll(
+    gallery: Gallery, photos: Iterable[tuple[Path, str]], embedder: Embedder, *, link: bool = False
+) -> Iterator[Outcome]:
+    """Enroll photos, batch after batch; whatever happens on the way, what was told as enrolled stays.
+
+    All that one call enrolls is one change to `Gallery.undo`.
+
+    Args:
+        gallery: where to.
+        photos: each photo and its individual's name, as `individual_name` gives it; read lazily.
+        embedder: the gallery's model; an empty gallery takes this one.
+        link: leave the photos where they are, instead of copying them into the gallery.
+
+    Raises:
+        ModelMismatch: the gallery holds embeddings of another model.
+        GalleryError: the gallery cannot be written.
+        ModelError: the model cannot be used.
+    """
+    if gallery.model is not None:
+        gallery.require_model(embedder.name, embedder.fingerprint)
+    names: deque[str] = deque()
+    entry: int | None = None
+    # Workers ask what is known through a connection of their own: the writer's is busy with its transactions.
+    with Gallery(gallery.folder) as lookup:
+        asking = threading.Lock()
+
+        def known(hashes: Sequence[str]) -> dict[str, str]:
+            with asking:
+                return lookup.known(hashes)
+
+        def paths() -> Iterator[Path]:
+            for path, name in photos:
+                names.append(name)
+                yield path
+
+        ready: list[Embedded | Skipped | Unreadable] = []
+        since = time.monotonic()
+        for result in embed_photos(paths(), embedder, skip=known):
+            ready.append(result)
+            if len(ready) >= _BATCH or time.monotonic() - since > _PATIENCE_S:
+                outcomes, entry = _commit(gallery, ready, names, embedder, link, entry)
+                yield from outcomes
+                ready, since = [], time.monotonic()
+        outcomes, entry = _commit(gallery, ready, names, embedder, link, entry)
+        yield from outcomes
+
+
+def _commit(
+    gallery: Gallery,
+    results: Sequence[Embedded | Skipped | Unreadable],
+    names: deque[str],
+    embedder: Embedder,
+    link: bool,
+    entry: int | None,
+) -> tuple[list[Outcome], int | None]:
+    owners = [names.popleft() for _ in results]
+    results = [_storable(result) for result in results]
+    batch = [
+        Enrolment(result.photo, owner, result.vector)
+        for result, owner in zip(results, owners, strict=True)
+        if isinstance(result, Embedded)
+    ]
+    standings, entry = gallery.enroll(batch, model=(embedder.name, embedder.fingerprint), link=link, entry=entry)
+    told = iter(standings)
+    known = gallery.known([result.photo.sha256 for result in results if isinstance(result, Skipped)])
+    outcomes = []
+    for result, owner in zip(results, owners, strict=True):
+        if isinstance(result, Unreadable):
+            outcomes.append(Outcome(result.path, owner, "failed", result.error))
+            continue
+        if isinstance(result, Embedded):
+            standing = next(told)
+            status, holder = standing.status, standing.individual
+        else:
+            holder = known.get(result.photo.sha256, owner)
+            status = "known" if holder == owner else "refused"
+        if status == "refused":
+            outcomes.append(Outcome(result.photo.path, owner, "failed", _two_names(result.photo.path, owner, holder)))
+        else:
+            outcomes.append(Outcome(result.photo.path, owner, "enrolled" if status == "enrolled" else "known"))
+    return outcomes, entry
+
+
+def _storable(result: Embedded | Skipped | Unreadable) -> Embedded | Skipped | Unreadable:
+    """The result, unless where the photo lies cannot be written down."""
+    if isinstance(result, Embedded):
+        path = result.photo.path
+        try:
+            str(path.absolute()).encode()
+        except UnicodeEncodeError:
+            return Unreadable(path, PhotoError(f"{path} has a name that is not UTF-8: rename it."))
+    return result
+
+
+def _two_names(path: Path, name: str, holder: str) -> GalleryError:
+    return GalleryError(
+        f"{path} is enrolled as {holder!r} and cannot be {name!r} too: "
+        f"if the two are one, use `petid merge`; if it is {name!r}, `petid remove` it from {holder!r} first."
+    )
+
+
+def _plan_folder(folder: Path, name: str | None, plan: Plan) -> None:
+    unread = len(plan.problems)
+    photos = list(find_photos(folder, plan.problems.append))
+    if not photos and len(plan.problems) == unread:
+        plan.problems.append(PhotoError(f"There is no photo in {folder}: name a folder that holds some."))
+    below = [photo for photo in photos if photo.parent != folder]
+    for photo in photos:
+        try:
+            if name is not None:
+                plan.photos.append((photo, name))
+            elif not below:
+                plan.photos.append((photo, individual_name(folder.resolve().name)))
+            elif photo.parent == folder:
+                plan.problems.append(
+                    PhotoError(f"{photo} lies beside the individuals' folders: give it with --as NAME, or move it.")
+                )
+            else:
+                plan.photos.append((photo, individual_name(photo.relative_to(folder).parts[0])))
+        except GalleryError as error:
+            plan.problems.append(PhotoError(f"{photo}: {error}"))

@@ -1,0 +1,256 @@
+"""Who is on a probe: candidates, best first, and a decision that may be that nobody known is."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petid_search.calibrate import Calibration, current_calibration
+from petid_search.embed import Embedded, Unreadable, embed_photos
+from petid_search.errors import CalibrationError
+from petid_search.index.gallery import Gallery
+from petid_search.index.search import Hit
+from petid_search.models.runtime import Embedder
+
+_BATCH: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An individual offered for a probe.
+
+    Attributes:
+        individual: its name.
+        similarity: cosine, in [-1, 1].
+        probability: that it is the probe's, in (0, 1), were half of all probes mated; None without calibration.
+        photo: the photo of it most like the probe, where it was when it was enrolled.
+        file: where that photo's bytes are now.
+        classifier_score: the classifier's score for it, in [0, 1]; None where the model has no classifier.
+    """
+
+    individual: str
+    similarity: float
+    probability: float | None
+    photo: Path
+    file: Path
+    classifier_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Identification:
+    """The answer for one probe.
+
+    Attributes:
+        photo: the probe.
+        decision: `match` at or over the threshold, `unknown` under the lower threshold, `uncertain` between them
+            and wherever the gallery is too small for a threshold.
+        individual: the name, where the decision is a match.
+        similarity: of the first candidate.
+        probability: of the first candidate.
+        threshold: from which on a candidate is a match; None where the gallery is too small to state one.
+        fpir: the share of strangers that the threshold lets be called by a name, at most.
+        candidates: the individuals most like the probe, best first.
+        model: name of the model.
+        gallery_size: individuals in the gallery, N.
+        note: why there is no threshold, else empty.
+    """
+
+    photo: Path
+    decision: Literal["match", "uncertain", "unknown"]
+    individual: str | None
+    similarity: float
+    probability: float | None
+    threshold: float | None
+    fpir: float
+    candidates: tuple[Candidate, ...]
+    model: str
+    gallery_size: int
+    note: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values; paths become text."""
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Whether two photos show the same individual.
+
+    Attributes:
+        photos: the two.
+        decision: `match`, `different`, or `uncertain` between the thresholds or without one.
+        similarity: cosine of their embeddings, in [-1, 1].
+        threshold: from which on they match; None where the gallery is too small to state one.
+        far: the share of pairs of different individuals that the threshold lets match, at most.
+        model: name of the model.
+        note: why there is no threshold, else empty.
+    """
+
+    photos: tuple[Path, Path]
+    decision: Literal["match", "uncertain", "different"]
+    similarity: float
+    threshold: float | None
+    far: float
+    model: str
+    note: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values; paths become text."""
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+
+def identify(
+    photos: Iterable[Path], gallery: Gallery, embedder: Embedder, *, top: int = 5, fpir: float = 0.01
+) -> Iterator[Identification | Unreadable]:
+    """Say who is on each photo, in their order; a photo that cannot be read gives the reason in its place.
+
+    Photos are read, embedded and searched in batches; memory does not grow with their number.
+
+    Args:
+        photos: the probes.
+        gallery: who is known.
+        embedder: the gallery's model.
+        top: how many candidates, at least 1.
+        fpir: false positive identification rate to hold, in (0, 1).
+
+    Raises:
+        GalleryError: nothing is enrolled.
+        ModelMismatch: the gallery holds embeddings of another model.
+        ModelError: the model cannot be used.
+    """
+    gallery.require_model(embedder.name, embedder.fingerprint)
+    judge = _Judge(gallery, embedder, top, fpir)
+    batch: list[Embedded | Unreadable] = []
+    for result in embed_photos(photos, embedder):
+        if not isinstance(result, Embedded | Unreadable):
+            continue
+        batch.append(result)
+        if len(batch) == _BATCH:
+            yield from judge.decide(batch)
+            batch = []
+    yield from judge.decide(batch)
+
+
+def verify(first: Path, second: Path, gallery: Gallery, embedder: Embedder, *, far: float = 0.01) -> Verification:
+    """Say whether two photos show the same individual, by a threshold from the gallery's pairs of photos.
+
+    Args:
+        first: one photo.
+        second: the other; neither need be in the gallery.
+        gallery: whose photos the threshold is made of.
+        embedder: the gallery's model.
+        far: false accept rate to hold among pairs of different individuals, in (0, 1).
+
+    Raises:
+        PhotoError: one of the photos cannot be read.
+        GalleryError: nothing is enrolled.
+        ModelMismatch: the gallery holds embeddings of another model.
+    """
+    gallery.require_model(embedder.name, embedder.fingerprint)
+    vectors = []
+    for result in embed_photos([first, second], embedder):
+        if isinstance(result, Unreadable):
+            raise result.error
+        if isinstance(result, Embedded):
+            vectors.append(result.vector)
+    similarity = float(np.clip(vectors[0] @ vectors[1], -1.0, 1.0))
+    calibration = current_calibration(gallery)
+    decision: Literal["match", "uncertain", "different"] = "uncertain"
+    threshold, note = None, ""
+    try:
+        threshold = calibration.verification_threshold(far)
+        if similarity >= threshold:
+            decision = "match"
+        elif similarity < calibration.verification_lower_threshold(far):
+            decision = "different"
+    except CalibrationError as error:
+        note = str(error)
+    return Verification((first, second), decision, similarity, threshold, far, embedder.name, note)
+
+
+def compare(probe: NDArray[np.float32], individual: str, gallery: Gallery, embedder: Embedder) -> Candidate:
+    """One individual as a candidate for a probe, however many others are more like it.
+
+    Args:
+        probe: float32, (d,), unit length.
+        individual: its name.
+        gallery: where it is enrolled.
+        embedder: the gallery's model, which made the probe's embedding.
+
+    Raises:
+        GalleryError: nobody of that name is enrolled.
+        ModelMismatch: the gallery holds embeddings of another model.
+    """
+    model = gallery.require_model(embedder.name, embedder.fingerprint)
+    photos = np.fromiter((photo.id for photo in gallery.photos(individual)), np.int64)
+    return _candidate(gallery.index.compare(probe, photos, model=model), gallery, current_calibration(gallery))
+
+
+class _Judge:
+    """Candidates and decisions for batches of probes."""
+
+    def __init__(self, gallery: Gallery, embedder: Embedder, top: int, fpir: float) -> None:
+        self._gallery = gallery
+        self._model = gallery.require_model(embedder.name, embedder.fingerprint)
+        self._calibration: Calibration = current_calibration(gallery)
+        self._top = top
+        self._fpir = fpir
+        self._size = gallery.count_individuals()
+        self._threshold: float | None = None
+        self._lower = float("-inf")
+        self._note = ""
+        try:
+            self._threshold = self._calibration.threshold(fpir)
+            self._lower = self._calibration.lower_threshold(fpir)
+        except CalibrationError as error:
+            self._note = str(error)
+
+    def decide(self, batch: list[Embedded | Unreadable]) -> Iterator[Identification | Unreadable]:
+        embedded = [result for result in batch if isinstance(result, Embedded)]
+        if embedded:
+            probes: NDArray[np.float32] = np.stack([result.vector for result in embedded])
+            found = iter(self._gallery.index.search(probes, self._top, model=self._model))
+        for result in batch:
+            yield self._decide(result.photo.path, next(found)) if isinstance(result, Embedded) else result
+
+    def _decide(self, probe: Path, hits: list[Hit]) -> Identification:
+        candidates = tuple(_candidate(hit, self._gallery, self._calibration) for hit in hits)
+        similarity = hits[0].similarity if hits else -1.0
+        decision: Literal["match", "uncertain", "unknown"] = "uncertain"
+        if not hits or similarity < self._lower:
+            decision = "unknown"
+        elif self._threshold is not None and similarity >= self._threshold:
+            decision = "match"
+        return Identification(
+            photo=probe,
+            decision=decision,
+            individual=candidates[0].individual if decision == "match" else None,
+            similarity=similarity,
+            probability=candidates[0].probability if candidates else None,
+            threshold=self._threshold,
+            fpir=self._fpir,
+            candidates=candidates,
+            model=self._model.name,
+            gallery_size=self._size,
+            note=self._note,
+        )
+
+
+def _candidate(hit: Hit, gallery: Gallery, calibration: Calibration) -> Candidate:
+    photo = gallery.photo(hit.photo_id)
+    return Candidate(hit.individual, hit.similarity, calibration.probability(hit.similarity), photo.source, photo.file)
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case Path():
+            return str(value)
+        case _:
+            return value
