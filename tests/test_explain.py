@@ -1,0 +1,126 @@
+"""Why two photos are alike: the heat maps are Grad-CAM, and the picture shows what it says."""
+
+import numpy as np
+import pytest
+from conftest import draw_animal
+from PIL import Image
+
+from petid_search.enroll import enroll, plan_enrolment
+from petid_search.errors import GalleryError, PhotoError
+from petid_search.explain import draw, explain, grad_cam
+
+
+@pytest.fixture
+def filled(gallery, embedder, take_photos):
+    list(enroll(gallery, plan_enrolment([take_photos(30, 4)]).photos, embedder))
+    return gallery
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+@pytest.mark.parametrize("projection", [None, 16])
+def test_the_closed_form_is_what_automatic_differentiation_gives(pooling, projection):
+    from petid_search.models.backbones import import_keras
+
+    keras = import_keras()
+    import tensorflow as tf
+
+    from petid_search.models.heads import create_embedder
+
+    keras.utils.set_random_seed(5)
+    pixels = keras.Input((48, 48, 3))
+    features = keras.layers.Conv2D(20, 5, strides=3, activation="relu")(keras.layers.Rescaling(1 / 127.5, -1)(pixels))
+    model = create_embedder(keras.Model(pixels, features), pooling=pooling, projection=projection)
+    images = np.stack([draw_animal(1, 1, 48), draw_animal(2, 1, 48)]).astype(np.float32)
+    answers = model(images)
+    maps, embeddings = answers["features"], answers["embedding"].numpy()
+    head = None
+    if projection is not None:
+        layer = model.get_layer("projection")
+        layer.bias.assign(np.random.default_rng(0).normal(size=projection))
+        embeddings = model(images)["embedding"].numpy()
+        head = (layer.kernel.numpy(), layer.bias.numpy())
+
+    with tf.GradientTape() as tape:
+        tape.watch(maps)
+        vector = (tf.reduce_mean if pooling == "avg" else tf.reduce_max)(maps, axis=(1, 2))
+        if head is not None:
+            vector = vector @ head[0] + head[1]
+        similarity = tf.reduce_sum(vector[0] * embeddings[1]) / tf.stop_gradient(tf.norm(vector[0]))
+    gradient = tape.gradient(similarity, maps)[0].numpy()
+    expected = np.maximum((maps[0].numpy() * gradient.mean((0, 1))).sum(-1), 0)
+
+    drawn = grad_cam(maps[0].numpy(), embeddings[1], head, pooling)
+    assert expected.max() > 0
+    np.testing.assert_allclose(drawn, expected, atol=1e-4 * expected.max())
+
+
+def test_the_maps_of_nonnegative_features_add_up_to_the_similarity():
+    rng = np.random.default_rng(0)
+    features = rng.uniform(0, 1, (2, 7, 7, 30)).astype(np.float32)
+    embeddings = features.mean((1, 2))
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    heat = grad_cam(features[0], embeddings[1], None, "avg")
+    assert heat.sum() == pytest.approx(embeddings[0] @ embeddings[1], rel=1e-5)
+
+
+def test_the_heat_lies_where_the_two_photos_agree():
+    features = np.zeros((6, 6, 4), np.float32)
+    features[1, 4] = (0, 0, 9, 0)  # only here is what the other has
+    features[5, 0] = (9, 0, 0, 0)
+    other = np.array([0, 0, 1, 0], np.float32)
+    heat = grad_cam(features, other, None, "avg")
+    assert np.unravel_index(heat.argmax(), heat.shape) == (1, 4)
+    assert heat[5, 0] == 0
+
+
+def test_the_best_candidate_and_the_runner_up_are_explained(filled, embedder, take_photo):
+    explanation = explain(take_photo(7, 99), filled, embedder)
+    assert explanation.candidates == explanation.identification.candidates[:2]
+    assert explanation.candidates[0].individual == "7"
+    for heat in (*explanation.on_probe, *explanation.on_candidate):
+        assert heat.shape == (4, 4)
+        assert np.isfinite(heat).all()
+        assert heat.max() > 0
+
+
+def test_anybody_can_be_named_in_place_of_the_runner_up(filled, embedder, take_photo):
+    explanation = explain(take_photo(7, 99), filled, embedder, against="21")
+    assert [candidate.individual for candidate in explanation.candidates] == ["7", "21"]
+    explanation = explain(take_photo(7, 99), filled, embedder, against="7")
+    assert [candidate.individual for candidate in explanation.candidates] == ["7"]
+    with pytest.raises(GalleryError, match="'nobody'"):
+        explain(take_photo(7, 99), filled, embedder, against="nobody")
+
+
+def test_the_picture_shows_probe_and_candidates_beside_their_maps(filled, embedder, take_photo):
+    probe = take_photo(7, 99)
+    explanation = explain(probe, filled, embedder)
+    picture = np.asarray(draw(explanation)).astype(int)
+    tile, gap, line = 300, 12, 26
+    top = 3 * line
+    shown = picture[top : top + tile, gap : gap + tile]
+    expected = np.asarray(Image.open(probe).resize((tile, tile), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(shown - expected).mean() < 2
+    matched = picture[top : top + tile, gap + 3 * (tile + gap) : gap + 3 * (tile + gap) + tile]
+    candidate = Image.open(explanation.candidates[0].file).resize((tile, tile), Image.Resampling.BICUBIC)
+    assert np.abs(matched - np.asarray(candidate).astype(int)).mean() < 2
+    heated = picture[top : top + tile, gap + tile + gap : gap + 2 * tile + gap]
+    assert np.abs(heated - shown).mean() > 20
+
+
+def test_a_gallery_of_one_individual_is_explained_without_a_runner_up(gallery, embedder, take_photo):
+    list(enroll(gallery, [(take_photo(1), "Rex")], embedder))
+    explanation = explain(take_photo(1, 99), gallery, embedder)
+    assert [candidate.individual for candidate in explanation.candidates] == ["Rex"]
+    assert draw(explanation).width > 1200
+
+
+def test_an_emptied_gallery_and_a_broken_probe_are_said(gallery, embedder, take_photo, tmp_path):
+    list(enroll(gallery, [(take_photo(1), "Rex")], embedder))
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(PhotoError, match=r"broken\.jpg"):
+        explain(broken, gallery, embedder)
+    gallery.remove("Rex")
+    with pytest.raises(GalleryError, match="Nobody is enrolled"):
+        explain(take_photo(1, 99), gallery, embedder)
