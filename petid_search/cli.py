@@ -1,0 +1,644 @@
+"""The command line: read arguments, call the library, print. Heavy imports wait inside the commands."""
+
+import json
+import re
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+
+import typer
+from typer.core import TyperGroup
+
+from petid_search import __version__
+from petid_search.errors import GalleryError, ModelError, PetidError
+
+if TYPE_CHECKING:
+    from petid_search.index.gallery import Gallery
+    from petid_search.models.runtime import Embedder
+
+T = TypeVar("T")
+_SHOW_PROGRESS_AFTER_S: Final = 2.0
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+class _Group(TyperGroup):
+    """The one place where petid's errors become a line on stderr and exit code 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PetidError as error:
+            _complain(error)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Which individual animal does a photo show, or is it none of those known?",
+)
+models_app = typer.Typer(no_args_is_help=True, help="The models that turn photos into embeddings.")
+app.add_typer(models_app, name="models")
+
+# What cannot be read is not wrong usage: a batch goes on past it, and the library says what to do about it.
+GalleryOption = Annotated[
+    Path, typer.Option("--gallery", envvar="PETID_GALLERY", help="The gallery's folder.", readable=False)
+]
+OnePhoto = Annotated[Path, typer.Argument(metavar="PHOTO", readable=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but results and errors.")]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="A model's name; needed where there are several.", show_default=False)
+]
+Fpir = Annotated[
+    float, typer.Option(min=0.0001, max=0.5, help="Share of strangers that may be called by a name, at most.")
+]
+_GALLERY: Final = Path("index")
+
+
+def main() -> None:
+    """Run the command line."""
+    # Pillow warns of odd metadata and of large pictures: of no use to who runs petid, and it breaks progress bars.
+    warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
+    app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"petid {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _petid(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def enroll(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH", help="Folders of individuals' folders, or photos.", readable=False),
+    ],
+    name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Whom all of the photos show.")] = None,
+    link: Annotated[bool, typer.Option("--link", help="Leave the photos where they are; do not copy them.")] = False,
+    model: ModelOption = None,
+    gallery: GalleryOption = _GALLERY,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Put photos into the gallery; a sub-folder's name is its individual's name."""
+    from petid_search import enroll as library
+    from petid_search.calibrate import current_calibration
+    from petid_search.index.gallery import Gallery
+
+    plan = library.plan_enrolment(paths, name)
+    counts = {"enrolled": 0, "known": 0, "failed": len(plan.problems)}
+    started = time.monotonic()
+    with _named_at_the_end() as problems:
+        problems.extend(plan.problems)
+        if not plan.photos:
+            return
+        # The model is found before the gallery is made: without one, no empty gallery is left behind.
+        embedder = _embedder_for(gallery, model)
+        with Gallery(gallery, create=True) as herd_book:
+            outcomes = library.enroll(herd_book, plan.photos, embedder, link=link)
+            for outcome in _with_progress(outcomes, len(plan.photos), "Enrolling", quiet):
+                counts[outcome.status] += 1
+                if outcome.reason is not None:
+                    problems.append(outcome.reason)
+                if as_json:
+                    _print_json(
+                        {
+                            "photo": str(outcome.path),
+                            "individual": outcome.individual,
+                            "status": outcome.status,
+                            "reason": None if outcome.reason is None else str(outcome.reason),
+                        }
+                    )
+            if counts["enrolled"]:
+                herd_book.index.save()
+                current_calibration(herd_book)
+            size = f"{herd_book.count_photos()} photos of {herd_book.count_individuals()} individuals"
+        if not as_json:
+            _say(
+                f"Enrolled {counts['enrolled']} photos in {time.monotonic() - started:.1f} s; "
+                f"{counts['known']} were enrolled before, {counts['failed']} failed. The gallery {gallery} has {size}.",
+                quiet,
+            )
+
+
+@app.command()
+def identify(
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Photos, or folders of them.", readable=False)],
+    top: Annotated[int, typer.Option(min=1, help="How many candidates.")] = 5,
+    fpir: Fpir = 0.01,
+    gallery: GalleryOption = _GALLERY,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say who is on each photo: match, uncertain or unknown, with the most similar individuals."""
+    from petid_search import identify as library
+    from petid_search.embed import Unreadable
+
+    with _named_at_the_end() as problems, _open(gallery) as herd_book:
+        paths = _photos_of(photos, problems)
+        answers = library.identify(paths, herd_book, _embedder_of(herd_book), top=top, fpir=fpir)
+        for answer in _with_progress(answers, len(paths), "Identifying", quiet):
+            if isinstance(answer, Unreadable):
+                problems.append(answer.error)
+                if as_json:
+                    _print_json({"photo": str(answer.path), "error": str(answer.error)})
+            elif as_json:
+                _print_json(answer.to_json())
+            else:
+                _print_identification(answer)
+
+
+@app.command()
+def verify(
+    first: OnePhoto,
+    second: OnePhoto,
+    far: Annotated[
+        float, typer.Option(min=0.0001, max=0.5, help="Share of pairs of different animals that may match, at most.")
+    ] = 0.01,
+    gallery: GalleryOption = _GALLERY,
+    as_json: Json = False,
+) -> None:
+    """Say whether two photos show the same animal, by a threshold from the gallery's own photos."""
+    from petid_search import identify as library
+
+    with _open(gallery) as herd_book:
+        answer = library.verify(first, second, herd_book, _embedder_of(herd_book), far=far)
+    if as_json:
+        _print_json(answer.to_json())
+        return
+    said = {"match": "the same animal", "different": "different animals", "uncertain": "uncertain"}[answer.decision]
+    limit = f"{answer.note}" if answer.threshold is None else f"threshold {answer.threshold:.3f} at FAR {answer.far:g}"
+    _print(f"{said}: similarity {answer.similarity:.3f} ({limit})")
+
+
+@app.command()
+def explain(
+    photo: OnePhoto,
+    against: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Compare with this individual in place of the runner-up.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png", help="Where the picture goes.", show_default="PHOTO-explained.png", dir_okay=False
+        ),
+    ] = None,
+    fpir: Fpir = 0.01,
+    gallery: GalleryOption = _GALLERY,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw the probe, its match and the runner-up, each with a heat map of where they are alike."""
+    from petid_search import explain as library
+
+    output = Path(f"{photo.stem}-explained.png") if output is None else output
+    with _open(gallery) as herd_book:
+        explanation = library.explain(photo, herd_book, _embedder_of(herd_book), against=against, fpir=fpir)
+        picture = library.draw(explanation)
+    try:
+        picture.save(output)
+    except (OSError, ValueError) as error:
+        raise PetidError(f"The picture cannot be written to {output} ({error}): name another --output.") from error
+    if as_json:
+        _print_json({**explanation.identification.to_json(), "picture": str(output)})
+    elif not quiet:
+        _print_identification(explanation.identification)
+        _print(f"Drawn to {output}")
+
+
+@app.command("list")
+def list_individuals(gallery: GalleryOption = _GALLERY, as_json: Json = False) -> None:
+    """List every enrolled individual and its number of photos."""
+    with _open(gallery) as herd_book:
+        individuals = herd_book.individuals()
+    for name, photos in individuals.items():
+        if as_json:
+            _print_json({"individual": name, "photos": photos})
+        else:
+            _print(f"{photos:6d}  {name}")
+
+
+@app.command()
+def show(name: str, gallery: GalleryOption = _GALLERY, as_json: Json = False) -> None:
+    """Show one individual's photos: hash, date, and where each came from."""
+    with _open(gallery) as herd_book:
+        for photo in herd_book.photos(name):
+            if as_json:
+                _print_json(
+                    {
+                        "individual": photo.individual,
+                        "photo": str(photo.source),
+                        "file": str(photo.file),
+                        "sha256": photo.sha256,
+                        "enrolled_at": photo.enrolled_at,
+                        "linked": photo.linked,
+                    }
+                )
+            else:
+                _print(f"{photo.sha256[:12]}  {photo.enrolled_at[:10]}  {photo.source}")
+
+
+@app.command()
+def rename(old: str, new: str, gallery: GalleryOption = _GALLERY, quiet: Quiet = False) -> None:
+    """Give an individual another name."""
+    with _open(gallery) as herd_book:
+        count = herd_book.rename(old, new)
+    _say(f"{old} is {new} now ({count} photos).", quiet)
+
+
+@app.command()
+def merge(name: str, into: str, gallery: GalleryOption = _GALLERY, quiet: Quiet = False) -> None:
+    """Put all photos of NAME under INTO, since the two are one animal."""
+    with _open(gallery) as herd_book:
+        count = herd_book.merge(name, into)
+    _say(f"{count} photos of {name} are {into}'s now.", quiet)
+
+
+@app.command()
+def remove(
+    name: str,
+    photo: Annotated[str | None, typer.Option(help="Only the photo whose hash begins so (see `petid show`).")] = None,
+    gallery: GalleryOption = _GALLERY,
+    quiet: Quiet = False,
+) -> None:
+    """Take an individual, or one photo of it, out of the gallery; `petid undo` brings it back."""
+    with _open(gallery) as herd_book:
+        count = herd_book.remove(name, photo=photo)
+    _say(f"{count} photos of {name} removed; `petid undo` brings them back, `petid purge` deletes them.", quiet)
+
+
+@app.command()
+def undo(gallery: GalleryOption = _GALLERY, quiet: Quiet = False) -> None:
+    """Take back the latest change of the gallery; again, the one before it."""
+    with _open(gallery) as herd_book:
+        action, count = herd_book.undo()
+    _say(f"Undone: {action} ({count} photos).", quiet)
+
+
+@app.command()
+def purge(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    gallery: GalleryOption = _GALLERY,
+    quiet: Quiet = False,
+) -> None:
+    """Delete for good what was removed, and the embeddings of models no longer used."""
+    with _open(gallery) as herd_book:
+        if not yes:
+            typer.confirm(f"Delete what was removed from {gallery} for good? It cannot be undone", abort=True)
+        count = herd_book.purge()
+    _say(f"{count} photos deleted.", quiet)
+
+
+@app.command()
+def embed(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Photos, or folders of them.", readable=False)],
+    output: Annotated[
+        Path,
+        typer.Option(metavar="FILE.npz", help="Arrays `paths` (n,) and `embeddings` (n, d).", dir_okay=False),
+    ],
+    model: ModelOption = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write the embeddings of photos to a file, for use elsewhere."""
+    import numpy as np
+
+    from petid_search.embed import Embedded, Unreadable, embed_photos
+    from petid_search.models.home import only_model, open_model
+    from petid_search.models.runtime import Embedder
+
+    with _named_at_the_end() as problems:
+        embedder = Embedder(only_model() if model is None else open_model(model))
+        photos = _photos_of(paths, problems)
+        names: list[str] = []
+        vectors = np.empty((len(photos), embedder.dimension), np.float32)
+        for result in _with_progress(embed_photos(photos, embedder), len(photos), "Embedding", quiet):
+            if isinstance(result, Unreadable):
+                problems.append(result.error)
+            elif isinstance(result, Embedded):
+                vectors[len(names)] = result.vector
+                names.append(str(result.photo.path))
+        part = output.with_name(f".{output.name}.part")
+        try:
+            with part.open("wb") as file:
+                np.savez(file, paths=np.array(names, np.str_), embeddings=vectors[: len(names)])
+            part.replace(output)
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink()
+            raise PetidError(f"{output} cannot be written ({error.strerror}): name another --output.") from error
+        _say(f"{len(names)} embeddings of {embedder.dimension} numbers written to {output}.", quiet)
+
+
+@app.command()
+def reindex(model: ModelOption = None, gallery: GalleryOption = _GALLERY, quiet: Quiet = False) -> None:
+    """Embed the whole gallery with another model; goes on where it was stopped, then switches over at once."""
+    from petid_search import reindex as library
+    from petid_search.calibrate import current_calibration
+    from petid_search.models.home import only_model, open_model
+    from petid_search.models.runtime import Embedder
+
+    with _named_at_the_end() as problems, _open(gallery) as herd_book:
+        embedder = Embedder(only_model() if model is None else open_model(model))
+        missing = library.count_missing(herd_book, embedder)
+        for problem in _with_progress(library.reindex(herd_book, embedder), missing, "Embedding", quiet):
+            if problem is not None:
+                problems.append(problem)
+        current_calibration(herd_book)
+        _say(f"The gallery {gallery} uses model {embedder.name} now ({missing} photos embedded).", quiet)
+
+
+@app.command()
+def calibrate(fpir: Fpir = 0.01, gallery: GalleryOption = _GALLERY, as_json: Json = False) -> None:
+    """Find the thresholds and probabilities from the gallery's own photos."""
+    from petid_search import calibrate as library
+    from petid_search.metrics import fpir_at
+
+    with _open(gallery) as herd_book:
+        calibration = library.calibrate(herd_book)
+    threshold, lower = calibration.threshold(fpir), calibration.lower_threshold(fpir)
+    missed = float((calibration.mated < threshold).mean())
+    if as_json:
+        _print_json(
+            {
+                "fpir": fpir,
+                "threshold": threshold,
+                "lower_threshold": lower,
+                "fpir_measured": fpir_at(calibration.non_mated, threshold),
+                "missed_at_threshold": missed,
+                "mated_probes": len(calibration.mated),
+                "non_mated_probes": len(calibration.non_mated),
+                "gallery_size": calibration.gallery_size,
+            }
+        )
+        return
+    typer.echo(
+        f"match from similarity {threshold:.3f} on: at most {fpir:.2%} of strangers reach it, "
+        f"{1 - missed:.1%} of enrolled animals do\n"
+        f"unknown under {lower:.3f}: {library.MISS:.0%} of enrolled animals fall there; uncertain between\n"
+        f"measured on {len(calibration.mated)} mated and {len(calibration.non_mated)} non-mated probes, "
+        f"N = {calibration.gallery_size}"
+    )
+
+
+@app.command()
+def check(gallery: GalleryOption = _GALLERY, quiet: Quiet = False) -> None:
+    """Prove that the gallery is whole, and repair what can be made again."""
+    from petid_search import check as library
+
+    with _open(gallery) as herd_book:
+        photos = herd_book.count_photos()
+        findings = library.check(herd_book, lambda: _embedder_of(herd_book))
+        size = f"{photos} photos of {herd_book.count_individuals()} individuals"
+    for repair in findings.repaired:
+        _say(f"Repaired: {repair}.", quiet)
+    for problem in findings.problems:
+        _complain(problem)
+    if findings.problems:
+        raise typer.Exit(1)
+    _say(f"The gallery {gallery} is whole: {size}.", quiet)
+
+
+@models_app.command("add")
+def models_add(
+    name: Annotated[str, typer.Argument(help="What it will be called.")],
+    backbone: Annotated[str, typer.Option(help="The network, as in `petid models backbones`.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Its weights; downloaded where none are named.", exists=True, dir_okay=False),
+    ] = None,
+    pooling: Annotated[Literal["avg", "max"], typer.Option(help="From feature map to vector.")] = "avg",
+    size: Annotated[
+        int | None, typer.Option(min=32, help="Side of the input in pixels.", show_default="its own")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make a model of a backbone and its weights."""
+    from petid_search.models.home import add_model
+
+    with _download_bar(quiet) as progress:
+        bundle = add_model(name, backbone=backbone, weights=weights, pooling=pooling, size=size, progress=progress)
+    _say(f"Model {name} is ready: embeddings of {bundle.card.dimension} numbers.", quiet)
+    _say(f"Licence of its weights: {bundle.card.licence}", quiet)
+
+
+@models_app.command("backbones")
+def models_backbones(as_json: Json = False) -> None:
+    """List the networks a model can be made of."""
+    from petid_search.models.backbones import BACKBONES
+
+    for name, backbone in BACKBONES.items():
+        if as_json:
+            _print_json(
+                {
+                    "backbone": name,
+                    "input_size": backbone.size,
+                    "channels": backbone.channels,
+                    "source": backbone.source,
+                    "licence": backbone.weights_licence,
+                }
+            )
+        else:
+            typer.echo(f"{name:20s} {backbone.size:4d} px  {backbone.channels:5d} channels  {backbone.weights_licence}")
+
+
+@models_app.command("list")
+def models_list(as_json: Json = False) -> None:
+    """List the models there are."""
+    from petid_search.models import home
+
+    bundles = home.list_models()
+    for bundle in bundles:
+        card = bundle.card
+        if as_json:
+            _print_json({"model": card.name, "backbone": card.backbone, "dimension": card.dimension})
+        else:
+            _print(f"{card.name:20s} {card.backbone:20s} {card.input_size} px, {card.dimension} numbers")
+    damaged = home.damaged_models()
+    if not bundles and not damaged:
+        raise ModelError(f"There is no model yet. Add one: {home.HOW_TO_ADD}")
+    with _named_at_the_end() as problems:
+        problems.extend(damaged.values())
+
+
+@models_app.command("show")
+def models_show(name: str) -> None:
+    """Print a model's card as JSON."""
+    from dataclasses import asdict
+
+    from petid_search.models.home import open_model
+
+    typer.echo(json.dumps(asdict(open_model(name).card), ensure_ascii=False, indent=2))
+
+
+@models_app.command("remove")
+def models_remove(name: str, quiet: Quiet = False) -> None:
+    """Delete a model. Galleries made with it cannot be searched until it is added again."""
+    from petid_search.models.home import remove_model
+
+    remove_model(name)
+    _say(f"Model {name} removed.", quiet)
+
+
+def _open(folder: Path) -> "Gallery":
+    from petid_search.index.gallery import Gallery
+
+    return Gallery(folder)
+
+
+def _embedder_for(folder: Path, model: str | None) -> "Embedder":
+    """The model named, else that of the gallery, else the only one there is."""
+    from petid_search.index.gallery import Gallery
+    from petid_search.index.records import DATABASE
+    from petid_search.models.home import only_model, open_model
+    from petid_search.models.runtime import Embedder
+
+    if model is not None:
+        return Embedder(open_model(model))
+    is_there = False
+    with suppress(OSError):  # where one may not even look, making the gallery will say why
+        is_there = (folder / DATABASE).exists()
+    if is_there:
+        with Gallery(folder) as gallery:
+            if gallery.model is not None:
+                return _embedder_of(gallery)
+    return Embedder(only_model())
+
+
+def _embedder_of(gallery: "Gallery") -> "Embedder":
+    """The model that made the gallery's embeddings, found by its fingerprint: its name may have changed."""
+    from petid_search.models.home import damaged_models, list_models
+    from petid_search.models.runtime import Embedder
+
+    model = gallery.model
+    if model is None:
+        raise GalleryError(f"The gallery {gallery.folder} is empty: fill it with `petid enroll PHOTOS`.")
+    for bundle in list_models():
+        if bundle.card.fingerprint == model.fingerprint:
+            return Embedder(bundle)
+    if damage := damaged_models().get(model.name):
+        raise damage
+    raise ModelError(
+        f"The gallery {gallery.folder} needs model {model.name!r} ({model.fingerprint[:12]}), which is not here: "
+        "add it again with `petid models add`, or go over to another with `petid reindex --model NAME`."
+    )
+
+
+def _photos_of(paths: list[Path], problems: list[PetidError]) -> list[Path]:
+    """Photos as named, and those in folders."""
+    from petid_search.errors import PhotoError
+    from petid_search.images import find_photos, is_folder
+
+    photos: list[Path] = []
+    for path in paths:
+        if not is_folder(path):
+            photos.append(path)
+            continue
+        unread = len(problems)
+        found = list(find_photos(path, problems.append))
+        photos.extend(found)
+        if not found and len(problems) == unread:
+            problems.append(PhotoError(f"There is no photo in {path}: name a folder that holds some."))
+    return photos
+
+
+def _with_progress(results: Iterable[T], total: int, what: str, quiet: bool) -> Iterator[T]:
+    """The results as they come, under a progress bar on stderr once it takes longer than two seconds."""
+    if quiet or not sys.stderr.isatty():
+        yield from results
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    started = time.monotonic()
+    # On a terminal, results are printed above the bar; results that go to a file must not be drawn into it.
+    above = sys.stdout.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=above) as progress:
+        task = progress.add_task(what, total=total, visible=False)
+        for result in results:
+            progress.update(task, advance=1, visible=time.monotonic() - started > _SHOW_PROGRESS_AFTER_S)
+            yield result
+
+
+@contextmanager
+def _download_bar(quiet: bool) -> Iterator[Callable[[int, int | None], None] | None]:
+    """What draws a download on stderr, told of bytes had and of all there are; nothing where nobody sees it."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("Downloading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None, visible=False)
+        yield lambda had, total: bar.update(task, completed=had, total=total, visible=True)
+
+
+def _print_identification(answer: Any) -> None:
+    named = answer.individual or answer.decision
+    limits = [] if answer.threshold is None else [f"threshold {answer.threshold:.3f}, FPIR {answer.fpir:g}"]
+    limits += [answer.note] if answer.note else []
+    _print(f"{answer.photo}: {named} ({'; '.join(limits)}, N = {answer.gallery_size})")
+    for place, candidate in enumerate(answer.candidates, start=1):
+        probability = "" if candidate.probability is None else f"{candidate.probability:6.1%}"
+        _print(f"{place:4d}  {candidate.similarity:6.3f}  {probability}  {candidate.individual}  {candidate.photo}")
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a name that is not UTF-8, or a terminal that is not
+        text = json.dumps(value)
+    typer.echo(text)
+
+
+def _print(text: str) -> None:
+    encoding = sys.stdout.encoding or "utf-8"  # None where a program has put its own in its place
+    typer.echo(_one_line(text).encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _say(text: str, quiet: bool) -> None:
+    if not quiet:
+        _print(text)
+
+
+def _complain(problem: object) -> None:
+    typer.secho(f"petid: {_one_line(str(problem))}", fg="red", err=True)
+
+
+def _one_line(text: str) -> str:
+    """The text with control characters escaped, as names of files may hold them."""
+    return _CONTROL.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
+
+
+@contextmanager
+def _named_at_the_end() -> Iterator[list[PetidError]]:
+    """A list of what failed in a batch that goes on without it; named when the batch is done or broken off."""
+    problems: list[PetidError] = []
+    try:
+        yield problems
+    except PetidError as error:
+        problems.append(error)
+    for problem in problems:
+        _complain(problem)
+    if problems:
+        raise typer.Exit(1)
