@@ -28,7 +28,7 @@ _PAIRS: Final = 20_000
 _DRAWN: Final = 4
 """So many times as many pairs are drawn: some are of one individual, some were drawn before."""
 _GROWTH: Final = 0.1
-"""A calibration serves until the gallery has this share more, or fewer, photos than it was made of."""
+"""A calibration serves until so many photos were enrolled, removed or moved, as a share of those it was made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +152,8 @@ def current_calibration(gallery: Gallery) -> Calibration:
     """
     model = _model_of(gallery)
     row = gallery.calibration_row(model)
-    if row is not None and row["rule"] == RULE:
-        photos = gallery.count_photos()
-        if abs(photos - row["photos"]) <= _GROWTH * row["photos"]:
-            return Calibration.from_bytes(row["samples"])
+    if row is not None and row["rule"] == RULE and gallery.count_changed(row["generation"]) <= _GROWTH * row["photos"]:
+        return Calibration.from_bytes(row["samples"])
     return calibrate(gallery)
 
 
@@ -169,8 +167,11 @@ def calibrate(gallery: Gallery) -> Calibration:
     """
     model = _model_of(gallery)
     with gallery.records.read():
+        generation = gallery.generation
         calibration = _measure(gallery)
-    gallery.save_calibration(model, rule=RULE, photos=calibration.photos, samples=calibration.to_bytes())
+    gallery.save_calibration(
+        model, rule=RULE, generation=generation, photos=calibration.photos, samples=calibration.to_bytes()
+    )
     return calibration
 
 

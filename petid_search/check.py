@@ -1,12 +1,13 @@
 """Is the gallery whole? What is damaged is named; what can be made again is."""
 
 import hashlib
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from petid_search.errors import PetidError
+from petid_search.images import read_photo
 from petid_search.index import upkeep
 from petid_search.index.gallery import EnrolledPhoto, Gallery
 from petid_search.models.runtime import Embedder
@@ -40,8 +41,8 @@ def check(gallery: Gallery, embedder: Callable[[], Embedder], *, looked: Callabl
         return findings
     if orphans := upkeep.delete_orphans(gallery):
         findings.repaired.append(f"{orphans} stored photos that an interrupted command left behind were deleted")
-    for photo in gallery.photos():
-        _check_photo(photo, findings)
+    for photo in chain(gallery.photos(), gallery.removed_photos()):
+        _check_photo(photo, gallery, findings)
         looked()
     _check_embeddings(gallery, embedder, findings)
     if not gallery.index.is_right():
@@ -51,18 +52,19 @@ def check(gallery: Gallery, embedder: Callable[[], Embedder], *, looked: Callabl
     return findings
 
 
-def _check_photo(photo: EnrolledPhoto, findings: Findings) -> None:
+def _check_photo(photo: EnrolledPhoto, gallery: Gallery, findings: Findings) -> None:
     if _hash(photo.file) == photo.sha256:
         return
     if not photo.linked and _hash(photo.source) == photo.sha256:
-        photo.file.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(photo.source, photo.file)
+        gallery.put_back(photo, read_photo(photo.source))
         findings.repaired.append(f"a photo of {photo.individual!r} was fetched again from {photo.source}")
         return
     what = "is missing" if not photo.file.exists() else "is not the photo that was enrolled"
+    giving_up = f"`petid remove {photo.individual!r} --photo {photo.sha256[:12]}` and `petid purge`"
+    if photo.removed:
+        what, giving_up = f"(removed) {what}", "`petid purge`"
     findings.problems.append(
-        f"{photo.file} of {photo.individual!r} {what}: put it back (it was {photo.source}), "
-        f"or `petid remove {photo.individual!r} --photo {photo.sha256[:12]}`."
+        f"{photo.file} of {photo.individual!r} {what}: put it back (it was {photo.source}), or {giving_up}."
     )
 
 

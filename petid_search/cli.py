@@ -103,7 +103,7 @@ def enroll(
     from petid_search.index.gallery import Gallery
 
     plan = library.plan_enrolment(paths, name)
-    counts = {"enrolled": 0, "known": 0, "failed": len(plan.problems)}
+    counts = {"enrolled": 0, "known": 0, "removed": 0, "failed": len(plan.problems)}
     started = time.monotonic()
     with _named_at_the_end() as problems:
         problems.extend(plan.problems)
@@ -112,7 +112,7 @@ def enroll(
         # The model is found before the gallery is made: without one, no empty gallery is left behind.
         embedder = _embedder_for(gallery, model)
         with Gallery(gallery, create=True) as herd_book:
-            outcomes = library.enroll(herd_book, plan.photos, embedder, link=link)
+            outcomes = library.enroll(herd_book, plan.photos, embedder, link=link, corrected=name is None)
             for outcome in _with_progress(outcomes, len(plan.photos), "Enrolling", quiet):
                 counts[outcome.status] += 1
                 if outcome.reason is not None:
@@ -127,13 +127,13 @@ def enroll(
                         }
                     )
             if counts["enrolled"]:
-                herd_book.index.save()
                 current_calibration(herd_book)
             size = f"{herd_book.count_photos()} photos of {herd_book.count_individuals()} individuals"
         if not as_json:
+            removed = f"{counts['removed']} stay removed (--as NAME brings one back), " if counts["removed"] else ""
             _say(
-                f"Enrolled {counts['enrolled']} photos in {time.monotonic() - started:.1f} s; "
-                f"{counts['known']} were enrolled before, {counts['failed']} failed. The gallery {gallery} has {size}.",
+                f"Enrolled {counts['enrolled']} photos in {time.monotonic() - started:.1f} s; {counts['known']} were "
+                f"enrolled before, {removed}{counts['failed']} failed. The gallery {gallery} has {size}.",
                 quiet,
             )
 
@@ -213,6 +213,8 @@ def explain(
         explanation = library.explain(photo, herd_book, _embedder_of(herd_book), against=against, fpir=fpir)
         picture = library.draw(explanation)
     try:
+        if output.exists() and output.samefile(photo):
+            raise PetidError(f"{output} is the probe itself: name another --output.")
         picture.save(output)
     except (OSError, ValueError) as error:
         raise PetidError(f"The picture cannot be written to {output} ({error}): name another --output.") from error
@@ -368,7 +370,6 @@ def reindex(model: ModelOption = None, gallery: GalleryOption = _GALLERY, quiet:
 def calibrate(fpir: Fpir = 0.01, gallery: GalleryOption = _GALLERY, as_json: Json = False) -> None:
     """Find the thresholds and probabilities from the gallery's own photos."""
     from petid_search import calibrate as library
-    from petid_search.metrics import fpir_at
 
     with _open(gallery) as herd_book:
         calibration = library.calibrate(herd_book)
@@ -380,7 +381,6 @@ def calibrate(fpir: Fpir = 0.01, gallery: GalleryOption = _GALLERY, as_json: Jso
                 "fpir": fpir,
                 "threshold": threshold,
                 "lower_threshold": lower,
-                "fpir_measured": fpir_at(calibration.non_mated, threshold),
                 "missed_at_threshold": missed,
                 "mated_probes": len(calibration.mated),
                 "non_mated_probes": len(calibration.non_mated),

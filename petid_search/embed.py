@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -50,6 +50,7 @@ def embed_photos(
     embedder: Embedder,
     *,
     skip: Callable[[Sequence[str]], Container[str]] | None = None,
+    keep_bytes: bool = False,
 ) -> Iterator[Result]:
     """Read, decode and embed photos on all cores; one result a path, in their order, as soon as it is there.
 
@@ -60,6 +61,7 @@ def embed_photos(
         paths: photos; read lazily, in the caller's thread.
         embedder: the model.
         skip: given the sha256 of some photos, those not to decode and embed; called by several threads at once.
+        keep_bytes: leave the bytes of embedded photos in the results, to be stored; else they are dropped.
 
     Raises:
         ModelError: the model cannot be used.
@@ -68,7 +70,7 @@ def embed_photos(
     first = next(chunks, [])
     second = next(chunks, None)
     if second is None:  # few photos: all cores on one network instead of a network on each core
-        yield from _embed_chunk(first, embedder, skip)
+        yield from _embed_chunk(first, embedder, skip, keep_bytes)
         return
     workers = usable_cores()
     narrow = Embedder(embedder.bundle, threads=1)
@@ -76,7 +78,7 @@ def embed_photos(
     under_way: deque[Future[list[Result]]] = deque()
     try:
         for chunk in chain([first, second], chunks):
-            under_way.append(pool.submit(_embed_chunk, chunk, narrow, skip))
+            under_way.append(pool.submit(_embed_chunk, chunk, narrow, skip, keep_bytes))
             if len(under_way) > 2 * workers:
                 yield from under_way.popleft().result()
         while under_way:
@@ -92,7 +94,10 @@ def _chunked(paths: Iterable[Path]) -> Iterator[list[Path]]:
 
 
 def _embed_chunk(
-    paths: Sequence[Path], embedder: Embedder, skip: Callable[[Sequence[str]], Container[str]] | None
+    paths: Sequence[Path],
+    embedder: Embedder,
+    skip: Callable[[Sequence[str]], Container[str]] | None,
+    keep_bytes: bool,
 ) -> list[Result]:
     results = [_read(path) for path in paths]
     read = [result.photo.sha256 for result in results if isinstance(result, Skipped)]
@@ -110,7 +115,11 @@ def _embed_chunk(
             result = results[place]
             if isinstance(result, Skipped):
                 results[place] = Embedded(result.photo, vector)
-    return results
+    return results if keep_bytes else [_without_bytes(result) for result in results]
+
+
+def _without_bytes(result: Result) -> Result:
+    return result if isinstance(result, Unreadable) else replace(result, photo=replace(result.photo, data=b""))
 
 
 def _read(path: Path) -> Result:

@@ -8,28 +8,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from petid_search.embed import Embedded, Skipped, Unreadable, embed_photos
+from petid_search.embed import Embedded, Result, Skipped, Unreadable, embed_photos
 from petid_search.errors import GalleryError, PetidError, PhotoError
 from petid_search.images import find_photos, is_folder, shortened
-from petid_search.index.gallery import Enrolment, Gallery, individual_name
+from petid_search.index.gallery import Enrolment, Gallery, Standing, individual_name
 from petid_search.models.runtime import Embedder
 
 _BATCH: Final = 64
+_BATCH_BYTES: Final = 64 * 2**20
 _PATIENCE_S: Final = 2.0
-"""Photos are committed when this many are ready, or when the first of them has waited this long."""
+"""Photos are committed when so many, or so many bytes, are ready, or when the first has waited so long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one photo; told only once it is true on the disk.
 
-    `enrolled`: it is in the gallery now. `known`: it was there already, and nothing changed. `failed`: it is not
+    `enrolled`: it is in the gallery now. `known`: it was there already, and nothing changed.
+    `removed`: it was removed once, and stays out. `failed`: it is not
     there, for the reason given.
     """
 
     path: Path
     individual: str
-    status: Literal["enrolled", "known", "failed"]
+    status: Literal["enrolled", "known", "removed", "failed"]
     reason: PetidError | None = None
 
 
@@ -70,7 +72,12 @@ def plan_enrolment(paths: Sequence[Path], name: str | None = None) -> Plan:
 
 
 def enroll(
-    gallery: Gallery, photos: Iterable[tuple[Path, str]], embedder: Embedder, *, link: bool = False
+    gallery: Gallery,
+    photos: Iterable[tuple[Path, str]],
+    embedder: Embedder,
+    *,
+    link: bool = False,
+    corrected: bool = False,
 ) -> Iterator[Outcome]:
     """Enroll photos, batch after batch; whatever happens on the way, what was told as enrolled stays.
 
@@ -81,6 +88,8 @@ def enroll(
         photos: each photo and its individual's name, as `individual_name` gives it; read lazily.
         embedder: the gallery's model; an empty gallery takes this one.
         link: leave the photos where they are, instead of copying them into the gallery.
+        corrected: the names are those of folders that do not know of corrections made since: follow renames and
+            merges, and leave out what was removed. Else names are meant as they are, and a removed photo comes back.
 
     Raises:
         ModelMismatch: the gallery holds embeddings of another model.
@@ -90,7 +99,6 @@ def enroll(
     if gallery.model is not None:
         gallery.require_model(embedder.name, embedder.fingerprint)
     names: deque[str] = deque()
-    entry: int | None = None
     # Workers ask what is known through a connection of their own: the writer's is busy with its transactions.
     with Gallery(gallery.folder) as lookup:
         asking = threading.Lock()
@@ -104,55 +112,64 @@ def enroll(
                 names.append(name)
                 yield path
 
-        ready: list[Embedded | Skipped | Unreadable] = []
-        since = time.monotonic()
-        for result in embed_photos(paths(), embedder, skip=known):
+        committer = _Committer(gallery, embedder, link, corrected)
+        ready: list[Result] = []
+        since, size = time.monotonic(), 0
+        for result in embed_photos(paths(), embedder, skip=known, keep_bytes=not link):
             ready.append(result)
-            if len(ready) >= _BATCH or time.monotonic() - since > _PATIENCE_S:
-                outcomes, entry = _commit(gallery, ready, names, embedder, link, entry)
-                yield from outcomes
-                ready, since = [], time.monotonic()
-        outcomes, entry = _commit(gallery, ready, names, embedder, link, entry)
-        yield from outcomes
+            size += 0 if isinstance(result, Unreadable) else len(result.photo.data)
+            if len(ready) >= _BATCH or size > _BATCH_BYTES or time.monotonic() - since > _PATIENCE_S:
+                yield from committer.commit(ready, [names.popleft() for _ in ready])
+                ready, since, size = [], time.monotonic(), 0
+        yield from committer.commit(ready, [names.popleft() for _ in ready])
+    gallery.index.save()
 
 
-def _commit(
-    gallery: Gallery,
-    results: Sequence[Embedded | Skipped | Unreadable],
-    names: deque[str],
-    embedder: Embedder,
-    link: bool,
-    entry: int | None,
-) -> tuple[list[Outcome], int | None]:
-    owners = [names.popleft() for _ in results]
-    results = [_storable(result) for result in results]
-    batch = [
-        Enrolment(result.photo, owner, result.vector)
-        for result, owner in zip(results, owners, strict=True)
-        if isinstance(result, Embedded)
-    ]
-    standings, entry = gallery.enroll(batch, model=(embedder.name, embedder.fingerprint), link=link, entry=entry)
-    told = iter(standings)
-    known = gallery.known([result.photo.sha256 for result in results if isinstance(result, Skipped)])
-    outcomes = []
-    for result, owner in zip(results, owners, strict=True):
-        if isinstance(result, Unreadable):
-            outcomes.append(Outcome(result.path, owner, "failed", result.error))
-            continue
-        if isinstance(result, Embedded):
-            standing = next(told)
-            status, holder = standing.status, standing.individual
-        else:
-            holder = known.get(result.photo.sha256, owner)
-            status = "known" if holder == owner else "refused"
-        if status == "refused":
-            outcomes.append(Outcome(result.photo.path, owner, "failed", _two_names(result.photo.path, owner, holder)))
-        else:
-            outcomes.append(Outcome(result.photo.path, owner, "enrolled" if status == "enrolled" else "known"))
-    return outcomes, entry
+class _Committer:
+    """What one command enrolls, batch after batch, as one change to undo."""
+
+    def __init__(self, gallery: Gallery, embedder: Embedder, link: bool, corrected: bool) -> None:
+        self._gallery = gallery
+        self._model = (embedder.name, embedder.fingerprint)
+        self._link = link
+        self._corrected = corrected
+        self._entry: int | None = None
+
+    def commit(self, results: Sequence[Result], owners: Sequence[str]) -> list[Outcome]:
+        results = [_storable(result) for result in results]
+        batch = [
+            Enrolment(result.photo, owner, result.vector)
+            for result, owner in zip(results, owners, strict=True)
+            if isinstance(result, Embedded)
+        ]
+        standings, self._entry = self._gallery.enroll(
+            batch, model=self._model, link=self._link, corrected=self._corrected, entry=self._entry
+        )
+        told = iter(standings)
+        known = self._gallery.known([result.photo.sha256 for result in results if isinstance(result, Skipped)])
+        outcomes = []
+        for result, owner in zip(results, owners, strict=True):
+            match result:
+                case Unreadable(path=path, error=error):
+                    outcomes.append(Outcome(path, owner, "failed", error))
+                case Embedded(photo=photo):
+                    outcomes.append(_outcome(photo.path, owner, next(told)))
+                case Skipped(photo=photo):
+                    outcomes.append(_outcome(photo.path, owner, self._standing(owner, known.get(photo.sha256))))
+        return outcomes
+
+    def _standing(self, owner: str, holder: str | None) -> Standing:
+        name = self._gallery.corrected_name(owner) if self._corrected else owner
+        return Standing("known" if holder in (name, None) else "refused", holder or name)
 
 
-def _storable(result: Embedded | Skipped | Unreadable) -> Embedded | Skipped | Unreadable:
+def _outcome(path: Path, owner: str, standing: Standing) -> Outcome:
+    if standing.status == "refused":
+        return Outcome(path, owner, "failed", _two_names(path, owner, standing.individual))
+    return Outcome(path, standing.individual, standing.status)
+
+
+def _storable(result: Result) -> Result:
     """The result, unless where the photo lies cannot be written down."""
     if isinstance(result, Embedded):
         path = result.photo.path

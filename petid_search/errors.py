@@ -29,8 +29,8 @@ class ModelMismatch(GalleryError):  # noqa: N818 - it says what happened
     def __init__(self, expected: str, received: str) -> None:
         super().__init__(
             f"This gallery holds embeddings of model {expected!r}; received {received!r}. "
-            "Embeddings of different models cannot be compared: use the gallery's model, "
-            f"or move the gallery over with `petid reindex --model {received}`."
+            "Embeddings of different models cannot be compared: use the gallery's model (run the command again if the "
+            f"gallery was moved over to it just now), or move it over with `petid reindex --model {received}`."
         )
 
 

@@ -171,6 +171,7 @@ def _verdict(answer: Identification) -> str:
 
 def _tile(picture: Image.Image, heat: NDArray[np.float32] | None) -> Image.Image:
     """A photo in a square tile, under its heat map where there is one."""
+    picture = ImageOps.contain(picture, (_TILE, _TILE))  # before the mixing: a photo has a hundred times as many pixels
     if heat is not None:
         # The map knows the photo as the model saw it, brought to a square; here it is brought back.
         scaled = Image.fromarray(heat / max(float(heat.max()), 1e-12)).resize(picture.size, Image.Resampling.BICUBIC)

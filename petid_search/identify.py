@@ -1,6 +1,7 @@
 """Who is on a probe: candidates, best first, and a decision that may be that nobody known is."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from petid_search.calibrate import Calibration, current_calibration
 from petid_search.embed import Embedded, Unreadable, embed_photos
-from petid_search.errors import CalibrationError
+from petid_search.errors import CalibrationError, GalleryError
 from petid_search.index.gallery import Gallery
 from petid_search.index.search import Hit
 from petid_search.models.runtime import Embedder
@@ -55,7 +56,7 @@ class Identification:
         candidates: the individuals most like the probe, best first.
         model: name of the model.
         gallery_size: individuals in the gallery, N.
-        note: why there is no threshold, else empty.
+        note: why there is no threshold, or no `unknown`; else empty.
     """
 
     photo: Path
@@ -199,6 +200,8 @@ class _Judge:
         self._top = top
         self._fpir = fpir
         self._size = gallery.count_individuals()
+        with suppress(GalleryError):  # who may only read the gallery can search it all the same
+            gallery.index.save()
         self._threshold: float | None = None
         self._lower = float("-inf")
         self._note = ""
@@ -209,12 +212,16 @@ class _Judge:
             self._note = str(error)
 
     def decide(self, batch: list[Embedded | Unreadable]) -> Iterator[Identification | Unreadable]:
-        embedded = [result for result in batch if isinstance(result, Embedded)]
-        if embedded:
-            probes: NDArray[np.float32] = np.stack([result.vector for result in embedded])
-            found = iter(self._gallery.index.search(probes, self._top, model=self._model))
-        for result in batch:
-            yield self._decide(result.photo.path, next(found)) if isinstance(result, Embedded) else result
+        vectors = [result.vector for result in batch if isinstance(result, Embedded)]
+        probes: NDArray[np.float32] = np.stack(vectors) if vectors else np.empty((0, self._model.dimension), np.float32)
+        # What a search found must still be there when it is looked up.
+        with self._gallery.records.read():
+            found = iter(self._gallery.index.search(probes, self._top, model=self._model) if vectors else [])
+            answers = [
+                self._decide(result.photo.path, next(found)) if isinstance(result, Embedded) else result
+                for result in batch
+            ]
+        yield from answers
 
     def _decide(self, probe: Path, hits: list[Hit]) -> Identification:
         candidates = tuple(_candidate(hit, self._gallery, self._calibration) for hit in hits)

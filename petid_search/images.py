@@ -51,7 +51,10 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """The bytes of a photo, read once, so that what is hashed is what is decoded and what is stored."""
+    """The bytes of a photo, read once, so that what is hashed is what is decoded and what is stored.
+
+    `data` is empty once nobody needs the bytes any more.
+    """
 
     path: Path
     data: bytes

@@ -24,6 +24,9 @@ from petid_search.index.store import PhotoStore
 UNIT_TOLERANCE: Final = 1e-4
 """How far from 1 the length of an embedding may be: far more than float32 needs, too little to matter."""
 _LONGEST_NAME: Final = 200
+_UNFIT: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_JOINERS: Final = "\u200c\u200d"
+"""Of the invisible signs these two are fit for a name: some scripts and many emoji are written with them."""
 _BLOCK: Final = 4096
 
 
@@ -38,9 +41,9 @@ class Enrolment:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How one photo stands after `enroll`: newly enrolled, known before, or refused for its other name."""
+    """How one photo stands after `enroll`: newly enrolled, known before, removed before, or refused for its name."""
 
-    status: Literal["enrolled", "known", "refused"]
+    status: Literal["enrolled", "known", "removed", "refused"]
     individual: str
 
 
@@ -55,6 +58,7 @@ class EnrolledPhoto:
     source: Path
     enrolled_at: str
     linked: bool
+    removed: bool
 
 
 class Gallery:
@@ -139,6 +143,10 @@ class Gallery:
             where, values = "p.active AND p.individual_id = ?", [self._individual_id(individual)]
         return self._photos_where(where, values)
 
+    def removed_photos(self) -> Iterator[EnrolledPhoto]:
+        """The photos that were removed and not purged, which `undo` may bring back."""
+        return self._photos_where("NOT p.active", [])
+
     def photo(self, photo_id: int) -> EnrolledPhoto:
         """The photo of an id that a search gave."""
         for photo in self._photos_where("p.id = ?", [photo_id]):
@@ -154,6 +162,16 @@ class Gallery:
         )
         return {str(sha256): str(name) for sha256, name in rows}
 
+    def corrected_name(self, name: str) -> str:
+        """What an individual is called now that was once enrolled as `name`; the name itself if it was not changed."""
+        row = self.records.db.execute("SELECT id, moved_to FROM individuals WHERE name = ?", [name]).fetchone()
+        while row is not None and row[1] is not None and not self._is_enrolled(row[0]):
+            row = self.records.db.execute(
+                "SELECT id, moved_to, name FROM individuals WHERE id = ?", [row[1]]
+            ).fetchone()
+            name = str(row[2])
+        return name
+
     # Enrolling and correcting
 
     def enroll(
@@ -162,6 +180,7 @@ class Gallery:
         *,
         model: tuple[str, str],
         link: bool = False,
+        corrected: bool = False,
         entry: int | None = None,
     ) -> tuple[list[Standing], int | None]:
         """Enroll photos in one transaction: when this returns, they are on the disk for good.
@@ -170,6 +189,8 @@ class Gallery:
             batch: the photos, with the embeddings that the model made of them.
             model: name and fingerprint of that model; it becomes the gallery's where nothing was enrolled yet.
             link: leave the photos where they are, instead of copying their bytes into the gallery.
+            corrected: hold to what was corrected since the names were given: follow renames and merges, and leave out
+                what was removed. Else names are meant as they are, and a removed photo comes back.
             entry: the journal's entry that an earlier batch of the same command began; they are undone together.
 
         Returns:
@@ -186,7 +207,8 @@ class Gallery:
             staged = [None] * len(batch) if link else self.store.stage([item.photo for item in batch])
         try:
             with self.records.write() as generation:
-                writer = _Enroller(self, generation, self._model_for(model, len(batch[0].vector)), entry)
+                model_row = self._model_for(model, len(batch[0].vector))
+                writer = _Enroller(self, generation, model_row, corrected, entry)
                 standings = [writer.add(item, file) for item, file in zip(batch, staged, strict=True)]
                 self.store.settle(writer.settled)
                 return standings, writer.entry
@@ -194,6 +216,16 @@ class Gallery:
             for file in staged:
                 if file is not None:
                     file.unlink(missing_ok=True)
+
+    def put_back(self, enrolled: EnrolledPhoto, photo: Photo) -> None:
+        """Store an enrolled photo's bytes again, as they were when it was enrolled."""
+        with self.records.explained():
+            (staged,) = self.store.stage([photo])
+        try:
+            with self.records.write(changes=False):
+                self.store.settle([(staged, enrolled.file.relative_to(self.folder).as_posix())])
+        finally:
+            staged.unlink(missing_ok=True)
 
     def rename(self, old: str, new: str) -> int:
         """Give an individual another name; returns the number of its photos.
@@ -281,6 +313,11 @@ class Gallery:
                     "correct them with `petid remove`, `rename` or `merge`."
                 )
             count = self._apply(entry, generation, "before")
+            self.records.db.execute(
+                "UPDATE individuals SET moved_to = NULL "
+                "WHERE id IN (SELECT individual_before FROM changes WHERE entry_id = ?)",
+                [entry],
+            )
             self.records.db.execute("UPDATE journal SET undone = 1 WHERE id = ?", [entry])
             return action, count
 
@@ -290,14 +327,18 @@ class Gallery:
         Linked photos stay where they are. Nothing done before can be undone afterwards.
         """
         with self.records.write() as generation:
-            removed = list(self.records.select("SELECT stored FROM photos WHERE NOT active"))
+            removed = list(self.removed_photos())
+            stored = [photo.file.relative_to(self.folder).as_posix() for photo in removed if not photo.linked]
             self.records.db.execute("DELETE FROM changes")
             self.records.db.execute(
                 "DELETE FROM embeddings WHERE photo_id IN (SELECT id FROM photos WHERE NOT active) "
                 "OR model_id IS NOT (SELECT value FROM state WHERE key = 'model')"
             )
             self.records.db.execute("DELETE FROM photos WHERE NOT active")
-            self.records.db.execute("DELETE FROM individuals WHERE id NOT IN (SELECT individual_id FROM photos)")
+            self.records.db.execute(
+                "DELETE FROM individuals WHERE id NOT IN (SELECT individual_id FROM photos) "
+                "AND (moved_to IS NULL OR moved_to NOT IN (SELECT id FROM individuals))"
+            )
             for table in ("vector_files", "calibrations"):
                 self.records.db.execute(f"DELETE FROM {table} WHERE model_id NOT IN (SELECT model_id FROM embeddings)")
             # A FAISS file from before would not learn of the deleted rows from what changed since.
@@ -305,7 +346,7 @@ class Gallery:
             self._begin("purge")
         # Only now, since a file without a row does no harm and a row without a file would; and under the lock again,
         # since somebody may have enrolled one of these photos anew.
-        self.delete_unnamed(stored for (stored,) in removed if stored is not None)
+        self.delete_unnamed(stored)
         self.index.save()
         return len(removed)
 
@@ -404,24 +445,36 @@ class Gallery:
         """What was stored by `save_calibration` for a model, or None."""
         return next(self.records.rows("SELECT * FROM calibrations WHERE model_id = ?", [model.id]), None)
 
-    def save_calibration(self, model: GalleryModel, *, rule: str, photos: int, samples: bytes) -> None:
-        """Keep a calibration: the rule and the number of photos that it was made of, and its samples."""
+    def count_changed(self, generation: int) -> int:
+        """How many photos were enrolled, removed or given to another individual since a generation."""
+        return int(self.records.value("SELECT count(*) FROM photos WHERE changed > ?", [generation]))
+
+    def save_calibration(self, model: GalleryModel, *, rule: str, generation: int, photos: int, samples: bytes) -> None:
+        """Keep a calibration: the rule, generation and number of photos that it was made of, and its samples."""
         with self.records.write(changes=False):
             self.records.db.table("calibrations").upsert(
-                {"model_id": model.id, "rule": rule, "photos": photos, "at": _now(), "samples": samples}, pk="model_id"
+                {
+                    "model_id": model.id,
+                    "rule": rule,
+                    "generation": generation,
+                    "photos": photos,
+                    "at": _now(),
+                    "samples": samples,
+                },
+                pk="model_id",
             )
 
     # Inside
 
     def _photos_where(self, where: str, values: list[Any], limit: int = -1) -> Iterator[EnrolledPhoto]:
         rows = self.records.select(
-            "SELECT p.id, p.sha256, i.name, p.stored, p.source, p.enrolled_at "
+            "SELECT p.id, p.sha256, i.name, p.stored, p.source, p.enrolled_at, p.active "
             f"FROM photos p JOIN individuals i ON i.id = p.individual_id WHERE {where} ORDER BY p.id LIMIT ?",
             [*values, limit],
         )
-        for photo_id, sha256, name, stored, source, at in rows:
-            file = Path(source) if stored is None else self.folder / stored
-            yield EnrolledPhoto(photo_id, sha256, name, file, Path(source), at, stored is None)
+        for photo_id, sha256, name, stored, source, at, active in rows:
+            file = Path(source) if stored is None else self.store.place_of(stored)
+            yield EnrolledPhoto(photo_id, sha256, name, file, Path(source), at, stored is None, not active)
 
     def _individual_id(self, name: str) -> int:
         row = next(
@@ -491,6 +544,8 @@ class Gallery:
             "FROM photos WHERE active AND individual_id = ?",
             [entry, target, source],
         )
+        self.records.db.execute("UPDATE individuals SET moved_to = NULL WHERE id = ?", [target])
+        self.records.db.execute("UPDATE individuals SET moved_to = ? WHERE id = ?", [target, source])
         return self._apply(entry, generation, "after")
 
     def _apply(self, entry: int, generation: int, side: Literal["before", "after"]) -> int:
@@ -505,12 +560,15 @@ class Gallery:
 class _Enroller:
     """The photos of one batch, written row by row inside the transaction that enrols them."""
 
-    def __init__(self, gallery: Gallery, generation: int, model: GalleryModel, entry: int | None) -> None:
+    def __init__(
+        self, gallery: Gallery, generation: int, model: GalleryModel, corrected: bool, entry: int | None
+    ) -> None:
         self._gallery = gallery
         self._db = gallery.records.db
         self._generation = generation
         self._model = model
-        self._individuals: dict[str, int] = {}
+        self._corrected = corrected
+        self._names: dict[str, tuple[int, str]] = {}
         self.entry = entry
         self.settled: list[tuple[Path, str]] = []
         if entry is not None and self._db.execute("SELECT undone FROM journal WHERE id = ?", [entry]).fetchone()[0]:
@@ -523,9 +581,11 @@ class _Enroller:
             "JOIN individuals i ON i.id = p.individual_id WHERE p.sha256 = ?",
             [photo.sha256],
         ).fetchone()
+        individual, name = self._individual(item.individual)
         if row is not None and row[1]:
-            return Standing("known" if row[3] == item.individual else "refused", str(row[3]))
-        individual = self._individual(item.individual)
+            return Standing("known" if row[3] == name else "refused", str(row[3]))
+        if row is not None and self._corrected:
+            return Standing("removed", str(row[3]))
         stored = None if staged is None else self._gallery.store.name_of(photo)
         source = str(photo.path.absolute())
         if row is None:
@@ -542,20 +602,23 @@ class _Enroller:
                 "UPDATE photos SET individual_id = ?, source = ?, stored = ?, active = 1, changed = ? WHERE id = ?",
                 [individual, source, stored, self._generation, photo_id],
             )
+            if self._db.execute("SELECT max(id) FROM journal").fetchone()[0] != self.entry:
+                # It may have been removed since this command began. `undo` goes back entry by entry, so that the
+                # photo's return has to stand after its removal.
+                self.entry = None
         self._gallery._insert_embedding(self._model, photo.sha256, item.vector)
         if self.entry is None:
             self.entry = self._gallery._begin("enroll")
-        self._db.execute(
-            "INSERT OR REPLACE INTO changes VALUES (?, ?, ?, 0, ?, 1)", [self.entry, photo_id, before, individual]
-        )
+        self._db.execute("INSERT INTO changes VALUES (?, ?, ?, 0, ?, 1)", [self.entry, photo_id, before, individual])
         if staged is not None and stored is not None:
             self.settled.append((staged, stored))
-        return Standing("enrolled", item.individual)
+        return Standing("enrolled", name)
 
-    def _individual(self, name: str) -> int:
-        if name not in self._individuals:
-            self._individuals[name] = self._gallery._named(name)
-        return self._individuals[name]
+    def _individual(self, said: str) -> tuple[int, str]:
+        if said not in self._names:
+            name = self._gallery.corrected_name(said) if self._corrected else said
+            self._names[said] = (self._gallery._named(name), name)
+        return self._names[said]
 
 
 def individual_name(text: str) -> str:
@@ -571,7 +634,7 @@ def individual_name(text: str) -> str:
         raise GalleryError(
             f"The name {_short(name)!r} has {len(name)} characters, more than {_LONGEST_NAME}: give a shorter one."
         )
-    if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name):
+    if any(unicodedata.category(sign) in _UNFIT and sign not in _JOINERS for sign in name):
         raise GalleryError(f"The name {_short(name)!r} holds a control character: give one without.")
     return name
 

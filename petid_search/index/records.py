@@ -11,7 +11,7 @@ from typing import Any, Final
 from sqlite_utils import Database
 
 from petid_search.errors import GalleryError
-from petid_search.index.schema import APPLICATION_ID, connect
+from petid_search.index.schema import connect
 
 DATABASE: Final = "gallery.db"
 WHOLE: Final = "whole"
@@ -48,7 +48,6 @@ class Records:
                     f"There is no gallery in {folder}: make one with `petid enroll PHOTOS`, or name one with --gallery."
                 )
             folder.mkdir(parents=True, exist_ok=True)
-            self._refuse_strange_file(file)
             self.db: Database = connect(file)
 
     @property
@@ -83,7 +82,10 @@ class Records:
 
     @contextmanager
     def read(self) -> Iterator[None]:
-        """One state of the gallery for several reads, whatever is written meanwhile."""
+        """One state of the gallery for several reads, whatever is written meanwhile; may stand inside another."""
+        if self.db.conn.in_transaction:
+            yield
+            return
         with self.explained():
             self.db.begin()
             try:
@@ -133,17 +135,3 @@ class Records:
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
             return f"The gallery {self.folder} may not be written: give yourself the right to write there."
         return f"The gallery {self.folder} cannot be used ({error}): run `petid check`, or restore it from a backup."
-
-    def _refuse_strange_file(self, file: Path) -> None:
-        """Raise if there is a file that is no gallery, before anything is written to it."""
-        if not file.exists() or file.stat().st_size == 0:
-            return
-        with file.open("rb") as opened:
-            header = opened.read(100)
-        # SQLite file format, 1.3: the schema's cookie stands at byte 40, the application id at 68, big-endian.
-        if not header.startswith(b"SQLite format 3\0"):
-            raise GalleryError(f"{file} is not a gallery: name another folder with --gallery.")
-        application, schema = (int.from_bytes(header[at : at + 4], "big") for at in (68, 40))
-        # A new gallery whose first transaction is still in the log has neither an application nor tables yet.
-        if application != APPLICATION_ID and (application, schema) != (0, 0):
-            raise GalleryError(f"{file} belongs to another program: name another folder with --gallery.")

@@ -8,6 +8,8 @@ from typing import Final
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
+from petid_search.errors import GalleryError
+
 APPLICATION_ID: Final = 0x50455449  # "PETI": tells a gallery from any other SQLite file
 BUSY_TIMEOUT_S: Final = 60.0
 
@@ -19,21 +21,51 @@ def connect(file: Path) -> Database:
 
     The write-ahead log lets others read while one writes; `synchronous=FULL` makes a commit outlast a power cut.
     Connections may be handed from thread to thread, one at a time.
+
+    Raises:
+        GalleryError: the file is not one of petid's.
+        sqlite3.Error: the file cannot be used.
     """
     connection = sqlite3.connect(file, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
     try:
+        _refuse_strange(connection, file)
         # An embedding has 2 to 8 kB: on the default pages of 4 kB half of each would stay empty.
         connection.execute("PRAGMA page_size = 16384")
         _write_ahead(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         database = Database(connection)
+        newest = {migration.name for migration in migrations._migrations}
+        if any(applied.name not in newest for applied in migrations.applied(database)):
+            raise GalleryError(f"{file} was made by a newer petid: install that one.")
         if migrations.pending(database):
             _migrate(database)
     except BaseException:
         connection.close()
         raise
     return database
+
+
+def _refuse_strange(connection: sqlite3.Connection, file: Path) -> None:
+    """Raise if the file is no gallery, before anything is written to it.
+
+    It is SQLite that has to look: were the file opened beside it, closing that handle would give up all locks that
+    this process's other connections hold, and another process would delete the log that they go on writing to.
+
+    Source: SQLite, "How To Corrupt An SQLite Database File", 2.2.
+    """
+    try:
+        connection.execute("BEGIN")
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        connection.execute("ROLLBACK")
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
+            raise
+        raise GalleryError(f"{file} is not a gallery: name another folder with --gallery.") from error
+    # A new gallery has neither an application nor tables yet.
+    if application != APPLICATION_ID and (application, tables) != (0, 0):
+        raise GalleryError(f"{file} belongs to another program: name another folder with --gallery.")
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
@@ -72,7 +104,8 @@ def m001_individuals_photos_embeddings(db: Database) -> None:
     )
     db.table("models").create_index(["fingerprint"], unique=True)
 
-    db.table("individuals").create({"id": int, "name": str}, pk="id", not_null={"name"})
+    # `moved_to`: whom a rename or merge made of it; a folder that still has the old name shows that one.
+    db.table("individuals").create({"id": int, "name": str, "moved_to": int}, pk="id", not_null={"name"})
     db.table("individuals").create_index(["name"], unique=True)
 
     db.table("photos").create(
@@ -144,8 +177,8 @@ def m004_derived(db: Database) -> None:
         not_null={"file", "sha256", "generation"},
     )
     db.table("calibrations").create(
-        {"model_id": int, "rule": str, "photos": int, "at": str, "samples": bytes},
+        {"model_id": int, "rule": str, "generation": int, "photos": int, "at": str, "samples": bytes},
         pk="model_id",
         foreign_keys=[("model_id", "models", "id")],
-        not_null={"rule", "photos", "at", "samples"},
+        not_null={"rule", "generation", "photos", "at", "samples"},
     )

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -202,7 +203,7 @@ class GalleryIndex:
             return None
         # Lost or changed behind our back: it is only a cache, and made again from SQLite.
         with suppress(GalleryError):
-            file = self._records.folder / row["file"]
+            file = self._records.folder / Path(row["file"]).name
             return VectorIndex.load(file, dimension=model.dimension, sha256=row["sha256"]), row["generation"]
         return None
 

@@ -1,5 +1,6 @@
 """The gallery's own copies of its photos, each under the hash of its bytes."""
 
+import re
 import secrets
 import time
 from collections.abc import Iterator, Sequence
@@ -8,9 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from petid_search.disk import sync
+from petid_search.errors import GalleryError
 from petid_search.images import PHOTO_SUFFIXES, Photo
 
 STALE_S: Final = 3600.0
+_NAME: Final = re.compile(r"photos/[0-9a-f]{2}/[0-9a-f]{64}(\.[a-z0-9]{1,5})?")
 
 
 class PhotoStore:
@@ -29,6 +32,16 @@ class PhotoStore:
         """The place of a photo, relative to the gallery; its own suffix is kept where it is one of a photo."""
         suffix = photo.path.suffix.lower()
         return f"photos/{photo.sha256[:2]}/{photo.sha256}{suffix if suffix in PHOTO_SUFFIXES else ''}"
+
+    def place_of(self, name: str) -> Path:
+        """Where a photo of the gallery lies.
+
+        Raises:
+            GalleryError: the name is none that `name_of` gave, and might lead out of the gallery.
+        """
+        if not _NAME.fullmatch(name):
+            raise GalleryError(f"The gallery {self._gallery} is damaged (it names {name!r}): restore it from a backup.")
+        return self._gallery / name
 
     def stage(self, photos: Sequence[Photo]) -> list[Path]:
         """Write photos to the disk, not yet in their place. Returns a file for each.
@@ -54,7 +67,7 @@ class PhotoStore:
         """Rename staged files to their places. Only inside the transaction that enrols them."""
         folders = set()
         for file, name in staged:
-            place = self._gallery / name
+            place = self.place_of(name)
             if not place.parent.is_dir():
                 place.parent.mkdir(parents=True, exist_ok=True)
                 folders |= {place.parent.parent, self._gallery}
@@ -67,12 +80,13 @@ class PhotoStore:
         """The places of all files that are settled, relative to the gallery."""
         for folder in sorted((self._gallery / "photos").glob("[0-9a-f][0-9a-f]")):
             for file in sorted(folder.iterdir()):
-                if file.is_file():
-                    yield f"photos/{folder.name}/{file.name}"
+                name = f"photos/{folder.name}/{file.name}"
+                if file.is_file() and _NAME.fullmatch(name):
+                    yield name
 
     def delete(self, name: str) -> None:
         """Delete a settled file, if it is there."""
-        (self._gallery / name).unlink(missing_ok=True)
+        self.place_of(name).unlink(missing_ok=True)
 
     def sweep(self) -> int:
         """Delete what killed processes left in `incoming`; returns how many files.

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from petid_search.errors import GalleryError
 
-ROUNDING: Final = 2.0**-11 + 2.0**-14
-"""Upper bound of |searched similarity - cosine| for unit vectors of up to 2,000 numbers.
+ROUNDING: Final = 2.0**-10
+"""Upper bound of |searched similarity - cosine computed in float32| for unit vectors of up to 4,000 numbers.
 
 Rounding to half precision moves each number by at most 2⁻¹¹ of itself (or 2⁻²⁵ where it is subnormal); by
-Cauchy-Schwarz the inner product with a unit vector moves by at most 2⁻¹¹ + √d · 2⁻²⁵; the rest of the second
-term is left for float32 summation (IEEE 754-2019, binary16)."""
+Cauchy-Schwarz the inner product with a unit vector moves by at most 2⁻¹¹ + √d · 2⁻²⁵. Summing d products in float32
+adds at most d · 2⁻²⁴ on either side (IEEE 754-2019; Higham, "Accuracy and Stability of Numerical Algorithms", 3.1)."""
 
 
 class VectorIndex:

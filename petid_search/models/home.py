@@ -133,6 +133,9 @@ def remove_model(name: str) -> None:
     # Out of the way first: a removal that is cut short leaves no half of a model under its name.
     doomed = folder.parent / f".{name}.{secrets.token_hex(4)}.partial"
     try:
+        if folder.is_symlink():
+            folder.unlink()
+            return
         folder.rename(doomed)
         shutil.rmtree(doomed)
     except OSError as error:

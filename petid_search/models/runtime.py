@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petid_search.errors import ModelError
+from petid_search.images import FIT
 from petid_search.models.bundle import HEAD, ONNX, Bundle
 
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ class Embedder:
     """
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        if bundle.card.fit != FIT:
+            raise ModelError(
+                f"Model {bundle.card.name!r} wants photos brought to its input by {bundle.card.fit!r}, "
+                f"which this petid does not know (only {FIT!r}): install a newer one."
+            )
         self.name = bundle.card.name
         self.fingerprint = bundle.card.fingerprint
         self.dimension = bundle.card.dimension
@@ -139,7 +145,16 @@ class Embedder:
         if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
             # The same embeddings on every machine are worth more than the speed of TensorFloat-32.
             providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
-        return onnxruntime.InferenceSession(self.bundle.file(ONNX), options, providers=providers)
+        # From bytes whose hash was proved, which cannot bring other files along: a path could, as external data.
+        network = self.bundle.file(ONNX).read_bytes()
+        try:
+            return onnxruntime.InferenceSession(network, options, providers=providers)
+        except Exception as error:  # ONNX Runtime's errors have no base of their own
+            reason = str(error).splitlines()[0]
+            raise ModelError(
+                f"Model {self.name!r} cannot be opened ({reason}): run `petid models remove {self.name}` "
+                "and add the model again."
+            ) from error
 
 
 def usable_cores() -> int:
