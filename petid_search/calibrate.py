@@ -70,7 +70,7 @@ class Calibration:
         Barber, Candès, Ramdas, Tibshirani, "Predictive inference with the jackknife+", Annals of Statistics 49(1),
         2021 (what leaving one out costs).
         """
-        return _conformal(self.non_mated, fpir, "photos")
+        return _conformal(self.non_mated, fpir, f"a threshold for FPIR {fpir:g}", "photos")
 
     def lower_threshold(self, fpir: float) -> float:
         """The similarity under which a probe is `unknown`; no higher than the threshold of that FPIR.
@@ -79,7 +79,8 @@ class Calibration:
             CalibrationError: too few photos show an individual that has others, or too few play the stranger.
         """
         # The same rule upside down: an enrolled animal falls under it with a probability of at most MISS.
-        return min(self.threshold(fpir), -_conformal(-self.mated[::-1], MISS, "photos of individuals with several"))
+        wanted = "saying `unknown`", "photos of individuals with several photos"
+        return min(self.threshold(fpir), -_conformal(-self.mated[::-1], MISS, *wanted))
 
     def verification_threshold(self, far: float) -> float:
         """The similarity from which on two photos show the same individual, for a wanted false accept rate.
@@ -87,7 +88,7 @@ class Calibration:
         Raises:
             CalibrationError: the pairs of different individuals are too few to promise this rate.
         """
-        return _conformal(self.impostor, far, "pairs of photos")
+        return _conformal(self.impostor, far, f"a threshold for FAR {far:g}", "pairs of photos of two individuals")
 
     def verification_lower_threshold(self, far: float) -> float:
         """The similarity under which two photos show different individuals; MISS of genuine pairs lie under it.
@@ -95,10 +96,8 @@ class Calibration:
         Raises:
             CalibrationError: too few individuals have several photos, or the pairs of different ones are too few.
         """
-        return min(
-            self.verification_threshold(far),
-            -_conformal(-self.genuine[::-1], MISS, "pairs of photos of one individual"),
-        )
+        wanted = "saying `different`", "pairs of photos of one individual"
+        return min(self.verification_threshold(far), -_conformal(-self.genuine[::-1], MISS, *wanted))
 
     def probability(self, similarity: float) -> float | None:
         """That a candidate of this similarity is the probe's individual, were half of all probes mated; in (0, 1).
@@ -246,13 +245,13 @@ def _some(parts: list[NDArray[np.float32]], rng: np.random.Generator) -> NDArray
     return np.sort(rng.permutation(np.concatenate(parts))[:_PAIRS])
 
 
-def _conformal(ascending: NDArray[np.float32], rate: float, what: str) -> float:
+def _conformal(ascending: NDArray[np.float32], rate: float, wanted: str, of_what: str) -> float:
     n = len(ascending)
     k = int(np.floor(rate * (n + 1) + 1e-9))
     if k < 1:
         raise CalibrationError(
-            f"the gallery is too small to promise a rate of {rate:g}: it has {n} {what} for it, "
-            f"and {int(np.ceil(1 / rate - 1e-9)) - 1} are needed"
+            f"the gallery is too small for {wanted}: "
+            f"{int(np.ceil(1 / rate - 1e-9)) - 1} {of_what} are needed, and it has {n}"
         )
     return float(np.nextafter(ascending[n - k], np.float32(np.inf)))
 

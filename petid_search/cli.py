@@ -1,5 +1,6 @@
 """The command line: read arguments, call the library, print. Heavy imports wait inside the commands."""
 
+import itertools
 import json
 import re
 import sys
@@ -7,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
@@ -14,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from petid_search import __version__
-from petid_search.errors import GalleryError, ModelError, PetidError
+from petid_search.errors import CalibrationError, GalleryError, ModelError, PetidError
 
 if TYPE_CHECKING:
     from petid_search.index.gallery import Gallery
@@ -56,9 +58,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but results 
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="A model's name; needed where there are several.", show_default=False)
 ]
-Fpir = Annotated[
-    float, typer.Option(min=0.0001, max=0.5, help="Share of strangers that may be called by a name, at most.")
-]
+Fpir = Annotated[float, typer.Option(min=0.0001, max=0.5, help="Share of strangers that may be called by a name.")]
 _GALLERY: Final = Path("index")
 
 
@@ -170,7 +170,7 @@ def verify(
     first: OnePhoto,
     second: OnePhoto,
     far: Annotated[
-        float, typer.Option(min=0.0001, max=0.5, help="Share of pairs of different animals that may match, at most.")
+        float, typer.Option(min=0.0001, max=0.5, help="Share of pairs of different animals that may match.")
     ] = 0.01,
     gallery: GalleryOption = _GALLERY,
     as_json: Json = False,
@@ -197,7 +197,7 @@ def explain(
     output: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.png", help="Where the picture goes.", show_default="PHOTO-explained.png", dir_okay=False
+            metavar="FILE.png", help="Where the picture goes.", show_default="PHOTO-explained.png, here", dir_okay=False
         ),
     ] = None,
     fpir: Fpir = 0.01,
@@ -208,7 +208,7 @@ def explain(
     """Draw the probe, its match and the runner-up, each with a heat map of where they are alike."""
     from petid_search import explain as library
 
-    output = Path(f"{photo.stem}-explained.png") if output is None else output
+    output = _free_name(f"{photo.stem}-explained", ".png") if output is None else output
     with _open(gallery) as herd_book:
         explanation = library.explain(photo, herd_book, _embedder_of(herd_book), against=against, fpir=fpir)
         picture = library.draw(explanation)
@@ -221,7 +221,7 @@ def explain(
     if as_json:
         _print_json({**explanation.identification.to_json(), "picture": str(output)})
     elif not quiet:
-        _print_identification(explanation.identification)
+        _print_identification(replace(explanation.identification, candidates=explanation.candidates))
         _print(f"Drawn to {output}")
 
 
@@ -373,8 +373,12 @@ def calibrate(fpir: Fpir = 0.01, gallery: GalleryOption = _GALLERY, as_json: Jso
 
     with _open(gallery) as herd_book:
         calibration = library.calibrate(herd_book)
-    threshold, lower = calibration.threshold(fpir), calibration.lower_threshold(fpir)
-    missed = float((calibration.mated < threshold).mean())
+    threshold, lower, note = calibration.threshold(fpir), None, ""
+    try:
+        lower = calibration.lower_threshold(fpir)
+    except CalibrationError as error:
+        note = str(error)
+    missed = float((calibration.mated < threshold).mean()) if len(calibration.mated) else None
     if as_json:
         _print_json(
             {
@@ -388,10 +392,13 @@ def calibrate(fpir: Fpir = 0.01, gallery: GalleryOption = _GALLERY, as_json: Jso
             }
         )
         return
+    reached = "" if missed is None else f", and {1 - missed:.1%} of enrolled animals"
+    typer.echo(f"match from similarity {threshold:.3f} on: about {fpir:.2%} of strangers reach it{reached}")
+    if lower is None:
+        typer.echo(f"uncertain under it: {note}")
+    else:
+        typer.echo(f"unknown under {lower:.3f}: {library.MISS:.0%} of enrolled animals fall there; uncertain between")
     typer.echo(
-        f"match from similarity {threshold:.3f} on: at most {fpir:.2%} of strangers reach it, "
-        f"{1 - missed:.1%} of enrolled animals do\n"
-        f"unknown under {lower:.3f}: {library.MISS:.0%} of enrolled animals fall there; uncertain between\n"
         f"measured on {len(calibration.mated)} mated and {len(calibration.non_mated)} non-mated probes, "
         f"N = {calibration.gallery_size}"
     )
@@ -404,7 +411,8 @@ def check(gallery: GalleryOption = _GALLERY, quiet: Quiet = False) -> None:
 
     with _open(gallery) as herd_book:
         photos = herd_book.count_photos()
-        findings = library.check(herd_book, lambda: _embedder_of(herd_book))
+        with _progress_bar(photos, "Checking", quiet) as advance:
+            findings = library.check(herd_book, lambda: _embedder_of(herd_book), looked=advance)
         size = f"{photos} photos of {herd_book.count_individuals()} individuals"
     for repair in findings.repaired:
         _say(f"Repaired: {repair}.", quiet)
@@ -496,6 +504,12 @@ def models_remove(name: str, quiet: Quiet = False) -> None:
     _say(f"Model {name} removed.", quiet)
 
 
+def _free_name(stem: str, suffix: str) -> Path:
+    """A file in the current folder that is not there yet: two dogs' photos are often both called 1.jpg."""
+    names = itertools.chain([f"{stem}{suffix}"], (f"{stem}-{number}{suffix}" for number in itertools.count(2)))
+    return next(path for path in map(Path, names) if not path.exists())
+
+
 def _open(folder: Path) -> "Gallery":
     from petid_search.index.gallery import Gallery
 
@@ -559,9 +573,18 @@ def _photos_of(paths: list[Path], problems: list[PetidError]) -> list[Path]:
 
 
 def _with_progress(results: Iterable[T], total: int, what: str, quiet: bool) -> Iterator[T]:
-    """The results as they come, under a progress bar on stderr once it takes longer than two seconds."""
+    """The results as they come, under a progress bar."""
+    with _progress_bar(total, what, quiet) as advance:
+        for result in results:
+            advance()
+            yield result
+
+
+@contextmanager
+def _progress_bar(total: int, what: str, quiet: bool) -> Iterator[Callable[[], None]]:
+    """What advances a progress bar on stderr, shown once it takes longer than two seconds and only on a terminal."""
     if quiet or not sys.stderr.isatty():
-        yield from results
+        yield lambda: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -572,9 +595,7 @@ def _with_progress(results: Iterable[T], total: int, what: str, quiet: bool) -> 
     above = sys.stdout.isatty()
     with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=above) as progress:
         task = progress.add_task(what, total=total, visible=False)
-        for result in results:
-            progress.update(task, advance=1, visible=time.monotonic() - started > _SHOW_PROGRESS_AFTER_S)
-            yield result
+        yield lambda: progress.update(task, advance=1, visible=time.monotonic() - started > _SHOW_PROGRESS_AFTER_S)
 
 
 @contextmanager
@@ -593,7 +614,7 @@ def _download_bar(quiet: bool) -> Iterator[Callable[[int, int | None], None] | N
 
 
 def _print_identification(answer: Any) -> None:
-    named = answer.individual or answer.decision
+    named = answer.decision if answer.individual is None else f"{answer.decision} {answer.individual}"
     limits = [] if answer.threshold is None else [f"threshold {answer.threshold:.3f}, FPIR {answer.fpir:g}"]
     limits += [answer.note] if answer.note else []
     _print(f"{answer.photo}: {named} ({'; '.join(limits)}, N = {answer.gallery_size})")

@@ -63,9 +63,7 @@ def plan_enrolment(paths: Sequence[Path], name: str | None = None) -> Plan:
         if is_folder(path):
             _plan_folder(path, name, plan)
         elif name is None:
-            plan.problems.append(
-                PhotoError(f"{shortened(path)} does not say whom it shows: give --as NAME, or a folder.")
-            )
+            plan.problems.append(_nobody_named(path))
         else:
             plan.photos.append((path, name))
     return plan
@@ -178,6 +176,15 @@ def _storable(result: Result) -> Result:
         except UnicodeEncodeError:
             return Unreadable(path, PhotoError(f"{path} has a name that is not UTF-8: rename it."))
     return result
+
+
+def _nobody_named(path: Path) -> PhotoError:
+    try:
+        if not path.exists():
+            return PhotoError(f"There is no photo or folder {shortened(path)}: check the name.")
+    except OSError as error:
+        return PhotoError(f"{shortened(path)} cannot be looked at ({error.strerror}): check the name and the rights.")
+    return PhotoError(f"{shortened(path)} does not say whom it shows: give --as NAME, or a folder.")
 
 
 def _two_names(path: Path, name: str, holder: str) -> GalleryError:

@@ -136,7 +136,7 @@ def draw(explanation: Explanation) -> Image.Image:
     width = 4 * _TILE + 5 * _GAP
     sheet = Image.new("RGB", (width, 3 * _LINE + row_height * len(explanation.candidates) + 2 * _LINE), "white")
     pen = ImageDraw.Draw(sheet)
-    _write(pen, (_GAP, 8), f"{answer.photo.name}: {_verdict(answer)}", 22)
+    _write(pen, (_GAP, 8), f"{_short(answer.photo.name)}: {_verdict(answer)}", 20)
     probe = Image.fromarray(decode(read_photo(answer.photo)))
     top = 2 * _LINE
     for place, candidate in enumerate(explanation.candidates):
@@ -148,7 +148,7 @@ def draw(explanation: Explanation) -> Image.Image:
             (photo, explanation.on_candidate[place], f"what is like the probe in {name}"),
             (photo, None, f"{name}, similarity {candidate.similarity:.2f}"),
         )
-        _write(pen, (_GAP, top), "Best candidate" if candidate == answer.candidates[0] else "Compared with", 18)
+        _write(pen, (_GAP, top), _heading(candidate, answer), 18)
         for column, (picture, heat, caption) in enumerate(tiles):
             left = _GAP + column * (_TILE + _GAP)
             sheet.paste(_tile(picture, heat), (left, top + _LINE))
@@ -156,6 +156,12 @@ def draw(explanation: Explanation) -> Image.Image:
         top += row_height
     _draw_scale(sheet, pen, top)
     return sheet
+
+
+def _heading(candidate: Candidate, answer: Identification) -> str:
+    if candidate not in answer.candidates[:2]:
+        return "Compared with"
+    return "Best candidate" if candidate == answer.candidates[0] else "Runner-up"
 
 
 def _verdict(answer: Identification) -> str:
@@ -200,4 +206,4 @@ def _write(pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: in
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 24 else f"{name[:23]}…"
+    return name if len(name) <= 20 else f"{name[:12]}…{name[-7:]}"

@@ -52,7 +52,7 @@ class Identification:
         similarity: of the first candidate.
         probability: of the first candidate.
         threshold: from which on a candidate is a match; None where the gallery is too small to state one.
-        fpir: the share of strangers that the threshold lets be called by a name, at most.
+        fpir: the share of strangers that the threshold lets be called by a name.
         candidates: the individuals most like the probe, best first.
         model: name of the model.
         gallery_size: individuals in the gallery, N.
@@ -85,9 +85,9 @@ class Verification:
         decision: `match`, `different`, or `uncertain` between the thresholds or without one.
         similarity: cosine of their embeddings, in [-1, 1].
         threshold: from which on they match; None where the gallery is too small to state one.
-        far: the share of pairs of different individuals that the threshold lets match, at most.
+        far: the share of pairs of different individuals that the threshold lets match.
         model: name of the model.
-        note: why there is no threshold, else empty.
+        note: why there is no threshold, or no `different`; else empty.
     """
 
     photos: tuple[Path, Path]

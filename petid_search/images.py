@@ -7,7 +7,9 @@ may have written comes out of here as one, or as a PhotoError whose single line 
 import hashlib
 import io
 import os
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -44,6 +46,10 @@ _TURNS: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 """What brings a picture upright, by its EXIF orientation (Exif 2.32, table 6); 1 is upright."""
+
+_LARGE: Final = 20_000_000
+_one_large_at_a_time: Final = threading.Lock()
+"""Decoded pictures of more pixels than this take their turn: else each core would hold one in memory."""
 
 # Pillow refuses at twice its limit, which stands at 179 million pixels: today's telephones take 200.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
@@ -166,8 +172,11 @@ def _upright(photo: Photo, size: int | None) -> Image.Image:
             if size is not None:
                 # A JPEG is then decoded at a half, a quarter or an eighth: 5 times faster, 0.4 grey levels off.
                 opened.draft("RGB", (2 * size, 2 * size))
-            opened.load()
-            return _to_rgb(_turned(opened))
+            with _one_large_at_a_time if opened.width * opened.height > _LARGE else nullcontext():
+                opened.load()
+                turn = _turn(opened)
+                upright = _to_rgb(opened if size is None else _reduced(opened, size))
+            return upright if turn is None else upright.transpose(turn)
     except UnidentifiedImageError:
         raise PhotoError(f"{photo.path} is not a photo that petid can read: save it as JPEG or PNG.") from None
     except Image.DecompressionBombError:
@@ -184,14 +193,22 @@ def _upright(photo: Photo, size: int | None) -> Image.Image:
         ) from error
 
 
-def _turned(picture: Image.Image) -> Image.Image:
-    """The picture upright, as its EXIF says; broken metadata is no reason to refuse a whole picture."""
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    """What brings a picture upright, as its EXIF says; broken metadata is no reason to refuse a whole picture."""
     # Not ImageOps.exif_transpose: it writes the metadata again, and fails where any of it is broken.
     try:
-        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+        return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:
+        return None
+
+
+def _reduced(picture: Image.Image, size: int) -> Image.Image:
+    """The picture shrunk by a whole step to no less than twice the size, before it is copied from mode to mode."""
+    step = min(picture.size) // (2 * size)
+    # Palettes cannot be averaged, nor can the one colour of an RGB picture that stands for transparent.
+    if step < 2 or picture.mode not in ("L", "LA", "RGB", "RGBA", "CMYK") or "transparency" in picture.info:
         return picture
-    return picture if turn is None else picture.transpose(turn)
+    return picture.reduce(step)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

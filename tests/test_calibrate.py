@@ -222,7 +222,7 @@ def test_too_few_photos_say_how_many_are_needed(rate, needed):
             lambda calibration: calibration.verification_lower_threshold(rate),
         ),
     ):
-        with pytest.raises(CalibrationError, match=f"has {needed - 1} .*{needed} are needed"):
+        with pytest.raises(CalibrationError, match=f"{needed} .* are needed, and it has {needed - 1}$"):
             ask(few_of)
     assert -1 <= made_of(non_mated=enough).threshold(rate) <= 1
     assert -1 <= made_of(impostor=enough).verification_threshold(rate) <= 1
@@ -230,7 +230,7 @@ def test_too_few_photos_say_how_many_are_needed(rate, needed):
 
 def test_a_lower_threshold_needs_individuals_with_several_photos():
     calibration = made_of(non_mated=np.linspace(0, 0.5, 200), mated=np.linspace(0, 1, 18))
-    with pytest.raises(CalibrationError, match=r"has 18 .*19 are needed"):
+    with pytest.raises(CalibrationError, match=r"19 .* are needed, and it has 18$"):
         calibration.lower_threshold(0.01)
 
 
@@ -245,7 +245,7 @@ def test_twelve_photos_of_twelve_individuals_have_sixty_six_pairs_and_no_more(ga
     fill(gallery, range(12), unit_vectors(12))
     calibration = calibrate(gallery)
     assert len(calibration.impostor) == 66
-    with pytest.raises(CalibrationError, match="has 66 pairs of photos for it, and 99 are needed"):
+    with pytest.raises(CalibrationError, match=r"99 pairs of photos of two individuals are needed, and it has 66$"):
         calibration.verification_threshold(0.01)
 
 
@@ -373,7 +373,7 @@ def test_one_individual_has_no_strangers(gallery, photos):
     calibration = calibrate(gallery)
     assert (len(calibration.mated), len(calibration.non_mated)) == (photos if photos > 1 else 0, 0)
     assert (len(calibration.genuine), len(calibration.impostor)) == (photos * (photos - 1) // 2, 0)
-    with pytest.raises(CalibrationError, match="has 0 photos"):
+    with pytest.raises(CalibrationError, match=r"it has 0$"):
         calibration.threshold(0.5)
 
 
@@ -383,7 +383,7 @@ def test_a_gallery_whose_photos_were_all_removed_knows_nothing(gallery):
     gallery.remove("Rex")
     calibration = current_calibration(gallery)
     assert (calibration.photos, calibration.gallery_size, calibration.probability(0.5)) == (0, 0, None)
-    with pytest.raises(CalibrationError, match="has 0 photos"):
+    with pytest.raises(CalibrationError, match=r"it has 0$"):
         calibration.threshold(0.01)
 
 

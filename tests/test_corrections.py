@@ -49,6 +49,15 @@ def test_a_removed_individual_stays_out(gallery, again):
     assert gallery.individuals() == {"Maxi": 3, "Rex": 3}
 
 
+def test_an_undone_enrolment_can_be_made_again(gallery, again, embedder, folder):
+    gallery.undo()
+    list(enroll(gallery, plan_enrolment([folder], "Rex").photos, embedder))
+    assert gallery.individuals() == {"Rex": 9}
+    gallery.undo()
+    assert again() == {"enrolled": 9}
+    assert gallery.individuals() == {"Max": 3, "Maxi": 3, "Rex": 3}
+
+
 def test_what_is_named_outright_is_meant(gallery, again, embedder, folder, take_photo):
     gallery.remove("Max")
     gallery.rename("Rex", "Rex of the Mill")

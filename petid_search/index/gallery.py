@@ -584,7 +584,7 @@ class _Enroller:
         individual, name = self._individual(item.individual)
         if row is not None and row[1]:
             return Standing("known" if row[3] == name else "refused", str(row[3]))
-        if row is not None and self._corrected:
+        if row is not None and self._corrected and self._was_removed(row[0]):
             return Standing("removed", str(row[3]))
         stored = None if staged is None else self._gallery.store.name_of(photo)
         source = str(photo.path.absolute())
@@ -613,6 +613,15 @@ class _Enroller:
         if staged is not None and stored is not None:
             self.settled.append((staged, stored))
         return Standing("enrolled", name)
+
+    def _was_removed(self, photo_id: int) -> bool:
+        """Whether somebody removed the photo; not, where its enrolment was undone."""
+        removals = self._db.execute(
+            "SELECT 1 FROM changes c JOIN journal j ON j.id = c.entry_id "
+            "WHERE c.photo_id = ? AND c.active_before AND NOT c.active_after AND NOT j.undone",
+            [photo_id],
+        )
+        return removals.fetchone() is not None
 
     def _individual(self, said: str) -> tuple[int, str]:
         if said not in self._names:

@@ -159,7 +159,7 @@ def load_weights(model: keras.Model, file: Path) -> None:
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise ModelError(
-            f"{file} cannot be read as HDF5 weights ({reason}): delete it and download it again, "
+            f"{file} cannot be read as HDF5 weights ({reason}): give the original file of this network, "
             "or name another with `--weights FILE`."
         ) from error
 
