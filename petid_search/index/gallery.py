@@ -164,11 +164,9 @@ class Gallery:
 
     def corrected_name(self, name: str) -> str:
         """What an individual is called now that was once enrolled as `name`; the name itself if it was not changed."""
-        row = self.records.db.execute("SELECT id, moved_to FROM individuals WHERE name = ?", [name]).fetchone()
+        row = next(self.records.select("SELECT id, moved_to FROM individuals WHERE name = ?", [name]), None)
         while row is not None and row[1] is not None and not self._is_enrolled(row[0]):
-            row = self.records.db.execute(
-                "SELECT id, moved_to, name FROM individuals WHERE id = ?", [row[1]]
-            ).fetchone()
+            row = next(self.records.select("SELECT id, moved_to, name FROM individuals WHERE id = ?", [row[1]]))
             name = str(row[2])
         return name
 
