@@ -339,7 +339,7 @@ def test_weights_that_keras_3_saved_are_not_taken_for_the_original_format(model,
 def test_what_is_not_hdf5_is_refused(model, tmp_path, resnet):
     page = tmp_path / "page.h5"
     page.write_text("<html>Not Found</html>")
-    assert "delete it and download it again" in refusal(model, page)
+    assert "give the original file of this network" in refusal(model, page)
     cut = tmp_path / "cut.h5"
     cut.write_bytes(resnet.read_bytes()[:1_000_000])
     assert "truncated" in refusal(model, cut)
