@@ -24,7 +24,7 @@ from petid_search.images import open_image
 from petid_search.index.gallery import Gallery
 from petid_search.models.bundle import ONNX
 
-PHOTOS, ROUNDS = 1000, 5
+PHOTOS, ROUNDS = 1000, 3
 
 
 def onnxruntime_alone(session: onnxruntime.InferenceSession, images: np.ndarray, batch: int) -> float:
