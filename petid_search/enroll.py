@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from petid_search.dataset import labelled_photos
 from petid_search.embed import Embedded, Result, Skipped, Unreadable, embed_photos
 from petid_search.errors import GalleryError, PetidError, PhotoError
-from petid_search.images import find_photos, is_folder, shortened
+from petid_search.images import is_folder, shortened
 from petid_search.index.gallery import Enrolment, Gallery, Standing, individual_name
 from petid_search.models.runtime import Embedder
 
@@ -195,22 +196,15 @@ def _two_names(path: Path, name: str, holder: str) -> GalleryError:
 
 
 def _plan_folder(folder: Path, name: str | None, plan: Plan) -> None:
-    unread = len(plan.problems)
-    photos = list(find_photos(folder, plan.problems.append))
-    if not photos and len(plan.problems) == unread:
-        plan.problems.append(PhotoError(f"There is no photo in {folder}: name a folder that holds some."))
-    below = [photo for photo in photos if photo.parent != folder]
-    for photo in photos:
+    for photo, shown in labelled_photos(folder, plan.problems.append):
         try:
             if name is not None:
                 plan.photos.append((photo, name))
-            elif not below:
-                plan.photos.append((photo, individual_name(folder.resolve().name)))
-            elif photo.parent == folder:
+            elif shown is None:
                 plan.problems.append(
                     PhotoError(f"{photo} lies beside the individuals' folders: give it with --as NAME, or move it.")
                 )
             else:
-                plan.photos.append((photo, individual_name(photo.relative_to(folder).parts[0])))
+                plan.photos.append((photo, individual_name(shown)))
         except GalleryError as error:
             plan.problems.append(PhotoError(f"{photo}: {error}"))

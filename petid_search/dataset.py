@@ -1,0 +1,39 @@
+"""Which photo of a folder shows whom, told by where it lies."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from petid_search.errors import PhotoError
+from petid_search.images import find_photos
+
+
+def labelled_photos(
+    folder: Path, problem: Callable[[PhotoError], object] | None = None
+) -> Iterator[tuple[Path, str | None]]:
+    """The photos of a folder and the individual that each shows: the sub-folder's name, at any depth below it.
+
+    A folder without sub-folders that hold photos is one individual itself, by its own name.
+
+    Args:
+        folder: a folder of individuals' folders, or one individual's folder.
+        problem: told of each folder that cannot be read, and of a folder without any photo.
+
+    Yields:
+        each photo and its individual's name as it is on the disk; None for a photo that lies beside the
+        individuals' folders.
+    """
+    problems: list[PhotoError] = []
+    photos = list(find_photos(folder, problems.append))
+    if not photos and not problems:
+        problems.append(PhotoError(f"There is no photo in {folder}: name a folder that holds some."))
+    if problem is not None:
+        for one in problems:
+            problem(one)
+    flat = all(photo.parent == folder for photo in photos)
+    for photo in photos:
+        if flat:
+            yield photo, folder.resolve().name
+        elif photo.parent == folder:
+            yield photo, None
+        else:
+            yield photo, photo.relative_to(folder).parts[0]
