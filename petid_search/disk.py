@@ -1,7 +1,15 @@
-"""Bringing what was written to the disk itself, so that it outlasts a power cut."""
+"""Where petid keeps its user's files, and bringing what was written to the disk itself, to outlast a power cut."""
 
 import os
 from pathlib import Path
+
+import platformdirs
+
+
+def petid_home() -> Path:
+    """The folder of models, weights and thumbnails: PETID_HOME, or else the platform's data folder."""
+    home = os.environ.get("PETID_HOME")
+    return Path(home).expanduser() if home else platformdirs.user_data_path("petid")
 
 
 def sync(path: Path) -> None:

@@ -118,6 +118,26 @@ def decode(photo: Photo, size: int | None = None) -> NDArray[np.uint8]:
     return np.asarray(upright, dtype=np.uint8)
 
 
+def decode_grey(photo: Photo, size: int) -> NDArray[np.uint8]:
+    """Turn a photo's bytes into a small upright grey image, to tell whether two photos are one picture.
+
+    It is what Pillow's `convert("L")` and `resize((size, size), BILINEAR)` make of the upright RGB picture; photos of
+    more than 16 times the size are first decoded at a part of theirs, which changes it by less than a grey level.
+
+    Args:
+        photo: the bytes, as read by `read_photo`.
+        size: side in pixels of the square to fit the photo to.
+
+    Returns:
+        uint8, (size, size), values in [0, 255]: luma of ITU-R BT.601.
+
+    Raises:
+        PhotoError: the bytes are no picture, are damaged or cut short, or hold more than MAX_PIXELS.
+    """
+    grey = _upright(photo, 4 * size).convert("L")
+    return np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR), dtype=np.uint8)
+
+
 def open_image(path: Path, size: int | None = None) -> NDArray[np.uint8]:
     """Read and decode one photo: `read_photo`, then `decode`."""
     return decode(read_photo(path), size)

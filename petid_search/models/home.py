@@ -7,11 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Final, Literal
 
+from petid_search.disk import petid_home
 from petid_search.errors import ModelError
 from petid_search.images import FIT
 from petid_search.models.backbones import create_backbone, find_backbone
 from petid_search.models.bundle import Bundle, write_bundle
-from petid_search.models.weights import Progress, weights_folder
+from petid_search.models.weights import Progress
 
 HOW_TO_ADD: Final = "petid models add NAME --backbone mobilenetv2 --weights FILE"
 """The command that a person without any model needs first."""
@@ -21,7 +22,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 def models_home() -> Path:
     """Return the folder of the models, beside that of downloaded weights; it need not exist yet."""
-    return weights_folder().parent / "models"
+    return petid_home() / "models"
 
 
 def list_models() -> list[Bundle]:

@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-import platformdirs
-
+from petid_search.disk import petid_home
 from petid_search.errors import ModelError
 
 Progress = Callable[[int, int | None], None]
@@ -75,9 +74,8 @@ https://www.robots.ox.ac.uk/~vgg/software/vgg_face/ and https://github.com/ox-vg
 
 
 def weights_folder() -> Path:
-    """Where weight files are kept: `weights` in PETID_HOME, or else in the platform's data folder."""
-    home = os.environ.get("PETID_HOME")
-    return (Path(home).expanduser() if home else platformdirs.user_data_path("petid")) / "weights"
+    """Where weight files are kept: `weights` in petid's home."""
+    return petid_home() / "weights"
 
 
 def fetch(spec: WeightsFile, *, directory: Path | None = None, progress: Progress | None = None) -> Path:
