@@ -1,5 +1,6 @@
 """What the tests share: small real models, and photos of animals that differ in their coats."""
 
+import io
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 SHARED = Path(__file__).parents[2] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared photos and weights are not here")
@@ -131,3 +132,33 @@ def petid(home, tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+def draw_scene(seed: int, size: int = 96) -> Image.Image:
+    """A picture like no other: blots of all sizes, as photos have them."""
+    rng = np.random.default_rng(seed)
+    layers = [
+        np.asarray(Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).resize((size, size), 3), float)
+        / side
+        for side in (3, 6, 12, 24, 48)
+    ]
+    picture = sum(layers)
+    low, high = picture.min(), picture.max()
+    return Image.fromarray(((picture - low) / (high - low) * 255).astype(np.uint8))
+
+
+def copies(picture: Image.Image) -> dict[str, Image.Image]:
+    """A picture as it comes back from the web: saved again, resized, cut, brighter, mirrored, with a name on it."""
+    width, height = picture.size
+    again = io.BytesIO()
+    picture.save(again, "JPEG", quality=40)
+    signed = picture.copy()
+    ImageDraw.Draw(signed).text((width * 0.05, height * 0.8), "(c) 2026", fill="white", font_size=height * 0.12)
+    return {
+        "re-encoded": Image.open(again).convert("RGB"),
+        "resized": picture.resize((width * 2 // 3, height * 2 // 3), Image.Resampling.BICUBIC),
+        "cropped": picture.crop((width // 50, height // 50, width - width // 50, height - height // 50)),
+        "brightened": ImageEnhance.Brightness(picture).enhance(1.2),
+        "mirrored": ImageOps.mirror(picture),
+        "watermarked": signed,
+    }
