@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from petid_search.errors import (
         CalibrationError,
+        DedupError,
         GalleryError,
         ModelError,
         ModelMismatch,
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CalibrationError",
     "Candidate",
+    "DedupError",
     "Embedder",
     "Gallery",
     "GalleryError",

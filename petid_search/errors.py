@@ -5,6 +5,7 @@ PetidError
 ├── GalleryError        the gallery cannot do what was asked
 │   └── ModelMismatch   embeddings of two models were about to be compared
 ├── ModelError          a model bundle, its weights or its name is not usable
+├── DedupError          duplicates cannot be moved aside, deleted or brought back
 └── CalibrationError    too little is known to state a threshold
 
 Each message is one line that says what to do next; the command line prints it and exits with 1.
@@ -36,6 +37,10 @@ class ModelMismatch(GalleryError):  # noqa: N818 - it says what happened
 
 class ModelError(PetidError):
     """A model bundle, its weights or its name is not usable."""
+
+
+class DedupError(PetidError):
+    """Duplicates cannot be moved aside, deleted or brought back."""
 
 
 class CalibrationError(PetidError):

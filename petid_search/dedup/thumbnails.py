@@ -1,0 +1,186 @@
+"""Thumbnails of photos, kept by the hash of their bytes: what was decoded once is not decoded again, nor even read.
+
+They lie in a SQLite file in petid's home, which may be deleted at any time and is done without where it cannot be used.
+"""
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlite_utils import Database
+
+from petid_search.dedup.ssim import SIZE
+from petid_search.disk import petid_home
+from petid_search.errors import PhotoError
+from petid_search.images import decode_grey, read_photo
+
+_VERSION: Final = 1
+"""Of how a thumbnail is made; a file of another version is begun anew."""
+_CHUNK: Final = 256
+_PATIENCE_S: Final = 10.0
+_SETTLED_NS: Final = 2 * 10**9
+"""A file that changed so shortly before it was read may change again within one tick of its file system's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A photo as it was read: where it lies, the hash of its bytes, and its thumbnail, uint8, (32, 32)."""
+
+    path: Path
+    sha256: str
+    thumbnail: NDArray[np.uint8]
+
+
+class ThumbnailStore:
+    """Thumbnails by hash, and hashes by path, size and time of change. One object serves one thread.
+
+    Args:
+        file: the SQLite file; None for `thumbnails.db` in petid's home. Where it is damaged it is begun anew; where it
+            cannot be written, what is made is forgotten afterwards.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._db = _open(petid_home() / "thumbnails.db" if file is None else file)
+        self._asking = threading.Lock()
+
+    def close(self) -> None:
+        """Close the file. The object is of no use afterwards."""
+        self._db.close()
+
+    def __enter__(self) -> "ThumbnailStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self, paths: Sequence[Path], advance: Callable[[int], object] | None = None) -> list[Picture | PhotoError]:
+        """Thumbnails of photos, in their order; in place of one that cannot be read, the reason.
+
+        All cores read and decode. A photo whose size and time of change are those of last time is not read again.
+
+        Args:
+            paths: the photos.
+            advance: told how many more are done.
+        """
+        results: list[Picture | PhotoError] = []
+        with ThreadPoolExecutor(thread_name_prefix="petid-thumbnail") as pool:
+            for start in range(0, len(paths), _CHUNK):
+                chunk = paths[start : start + _CHUNK]
+                stamps = [_stamp(path) for path in chunk]
+                found = self._known(chunk, stamps)
+                unknown = [place for place, picture in enumerate(found) if picture is None]
+                read_at = time.time_ns()
+                made = list(pool.map(self._make, [chunk[place] for place in unknown]))
+                news = []
+                for place, result in zip(unknown, made, strict=True):
+                    found[place] = result
+                    if isinstance(result, Picture):
+                        stamp = stamps[place]
+                        settled = stamp is not None and read_at - stamp[2] > _SETTLED_NS
+                        news.append((result, stamp if settled else None))
+                self._keep(news)
+                results += [result for result in found if result is not None]
+                if advance is not None:
+                    advance(len(chunk))
+        return results
+
+    def _known(self, paths: Sequence[Path], stamps: "Sequence[_Stamp | None]") -> list[Picture | PhotoError | None]:
+        """The pictures of files that are as they were; None for the others."""
+        rows: dict[_Stamp | None, tuple[str, bytes]] = {}
+        with suppress(sqlite3.Error):
+            for *stamp, sha256, pixels in self._db.execute(
+                "SELECT f.path, f.size, f.changed_ns, t.sha256, t.pixels FROM json_each(?) j "
+                "CROSS JOIN files f ON f.path = j.value CROSS JOIN thumbnails t ON t.sha256 = f.sha256",
+                [json.dumps([stamp[0] for stamp in stamps if stamp is not None])],
+            ):
+                rows[tuple(stamp)] = sha256, pixels
+        return [
+            Picture(path, rows[stamp][0], _pixels(rows[stamp][1])) if stamp in rows else None
+            for path, stamp in zip(paths, stamps, strict=True)
+        ]
+
+    def _make(self, path: Path) -> Picture | PhotoError:
+        try:
+            photo = read_photo(path)
+            row = None
+            with self._asking, suppress(sqlite3.Error):
+                row = self._db.execute("SELECT pixels FROM thumbnails WHERE sha256 = ?", [photo.sha256]).fetchone()
+            return Picture(path, photo.sha256, decode_grey(photo, SIZE) if row is None else _pixels(row[0]))
+        except PhotoError as error:
+            return error
+
+    def _keep(self, pictures: "Sequence[tuple[Picture, _Stamp | None]]") -> None:
+        # What cannot be kept, since the disk is full or another process is writing, is made again next time.
+        with suppress(sqlite3.Error), self._db.conn:
+            for picture, stamp in pictures:
+                self._db.execute(
+                    "INSERT OR IGNORE INTO thumbnails VALUES (?, ?)", [picture.sha256, picture.thumbnail.tobytes()]
+                )
+                if stamp is not None:
+                    self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", [*stamp, picture.sha256])
+
+
+_Stamp = tuple[str, int, int]
+"""A file's absolute path, its size in bytes, and when it changed, in nanoseconds."""
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    """What tells whether a file is as it was; None where that cannot be told or written down."""
+    try:
+        name = str(path.absolute())
+        name.encode()
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return name, status.st_size, status.st_mtime_ns
+
+
+def _pixels(data: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(data, np.uint8).reshape(SIZE, SIZE)
+
+
+def _open(file: Path) -> Database:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return _prepared(file)
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+                raise
+            for suffix in ("", "-wal", "-shm"):
+                file.with_name(file.name + suffix).unlink(missing_ok=True)
+            return _prepared(file)
+    except (OSError, sqlite3.Error):
+        return _prepared(":memory:")
+
+
+def _prepared(file: Path | str) -> Database:
+    connection = sqlite3.connect(file, timeout=_PATIENCE_S, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("BEGIN IMMEDIATE")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version != _VERSION:
+            for table in ("files", "thumbnails"):
+                connection.execute(f"DROP TABLE IF EXISTS {table}")
+            connection.execute("CREATE TABLE thumbnails (sha256 TEXT PRIMARY KEY, pixels BLOB NOT NULL)")
+            connection.execute(
+                "CREATE TABLE files (path TEXT PRIMARY KEY, size INTEGER NOT NULL, changed_ns INTEGER NOT NULL, "
+                "sha256 TEXT NOT NULL) WITHOUT ROWID"
+            )
+            connection.execute(f"PRAGMA user_version = {_VERSION}")
+        connection.commit()
+    except BaseException:
+        connection.close()
+        raise
+    return Database(connection)
