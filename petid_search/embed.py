@@ -11,8 +11,9 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from petid_search.dedup.ssim import SIZE
 from petid_search.errors import PhotoError
-from petid_search.images import Photo, decode, read_photo
+from petid_search.images import Photo, decode, decode_grey, read_photo
 from petid_search.models.runtime import Embedder, usable_cores
 
 _CHUNK: Final = 8
@@ -21,10 +22,11 @@ _CHUNK: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A photo and its embedding, float32, (d,), unit length."""
+    """A photo, its embedding, float32, (d,), unit length, and its thumbnail, uint8, (32, 32), if asked for."""
 
     photo: Photo
     vector: NDArray[np.float32]
+    thumbnail: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ def embed_photos(
     *,
     skip: Callable[[Sequence[str]], Container[str]] | None = None,
     keep_bytes: bool = False,
+    thumbnails: bool = False,
 ) -> Iterator[Result]:
     """Read, decode and embed photos on all cores; one result a path, in their order, as soon as it is there.
 
@@ -62,6 +65,7 @@ def embed_photos(
         embedder: the model.
         skip: given the sha256 of some photos, those not to decode and embed; called by several threads at once.
         keep_bytes: leave the bytes of embedded photos in the results, to be stored; else they are dropped.
+        thumbnails: give each embedded photo's thumbnail, too, to tell what other photo it is nearly identical to.
 
     Raises:
         ModelError: the model cannot be used.
@@ -70,7 +74,7 @@ def embed_photos(
     first = next(chunks, [])
     second = next(chunks, None)
     if second is None:  # few photos: all cores on one network instead of a network on each core
-        yield from _embed_chunk(first, embedder, skip, keep_bytes)
+        yield from _embed_chunk(first, embedder, skip, keep_bytes, thumbnails)
         return
     workers = usable_cores()
     narrow = Embedder(embedder.bundle, threads=1)
@@ -78,7 +82,7 @@ def embed_photos(
     under_way: deque[Future[list[Result]]] = deque()
     try:
         for chunk in chain([first, second], chunks):
-            under_way.append(pool.submit(_embed_chunk, chunk, narrow, skip, keep_bytes))
+            under_way.append(pool.submit(_embed_chunk, chunk, narrow, skip, keep_bytes, thumbnails))
             if len(under_way) > 2 * workers:
                 yield from under_way.popleft().result()
         while under_way:
@@ -98,15 +102,19 @@ def _embed_chunk(
     embedder: Embedder,
     skip: Callable[[Sequence[str]], Container[str]] | None,
     keep_bytes: bool,
+    thumbnails: bool,
 ) -> list[Result]:
     results = [_read(path) for path in paths]
     read = [result.photo.sha256 for result in results if isinstance(result, Skipped)]
     left_out = skip(read) if skip is not None and read else ()
     images: dict[int, NDArray[np.uint8]] = {}
+    small: dict[int, NDArray[np.uint8]] = {}
     for place, result in enumerate(results):
         if isinstance(result, Skipped) and result.photo.sha256 not in left_out:
             try:
                 images[place] = decode(result.photo, embedder.input_size)
+                if thumbnails:
+                    small[place] = decode_grey(result.photo, SIZE)
             except PhotoError as error:
                 results[place] = Unreadable(paths[place], error)
     if images:
@@ -114,7 +122,7 @@ def _embed_chunk(
         for place, vector in zip(images, vectors, strict=True):
             result = results[place]
             if isinstance(result, Skipped):
-                results[place] = Embedded(result.photo, vector)
+                results[place] = Embedded(result.photo, vector, small.get(place))
     return results if keep_bytes else [_without_bytes(result) for result in results]
 
 

@@ -13,6 +13,7 @@ from petid_search.embed import Embedded, Result, Skipped, Unreadable, embed_phot
 from petid_search.errors import GalleryError, PetidError, PhotoError
 from petid_search.images import is_folder, shortened
 from petid_search.index.gallery import Enrolment, Gallery, Standing, individual_name
+from petid_search.likeness import Likeness, NearIdentical
 from petid_search.models.runtime import Embedder
 
 _BATCH: Final = 64
@@ -27,13 +28,15 @@ class Outcome:
 
     `enrolled`: it is in the gallery now. `known`: it was there already, and nothing changed.
     `removed`: it was removed once, and stays out. `failed`: it is not
-    there, for the reason given.
+    there, for the reason given. `near` are the photos in the gallery that a newly enrolled one is nearly identical to,
+    the most alike first: if one of them shows another individual, one of the two is probably labelled wrong.
     """
 
     path: Path
     individual: str
     status: Literal["enrolled", "known", "removed", "failed"]
     reason: PetidError | None = None
+    near: tuple[NearIdentical, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,7 @@ def enroll(
         committer = _Committer(gallery, embedder, link, corrected)
         ready: list[Result] = []
         since, size = time.monotonic(), 0
-        for result in embed_photos(paths(), embedder, skip=known, keep_bytes=not link):
+        for result in embed_photos(paths(), embedder, skip=known, keep_bytes=not link, thumbnails=True):
             ready.append(result)
             size += 0 if isinstance(result, Unreadable) else len(result.photo.data)
             if len(ready) >= _BATCH or size > _BATCH_BYTES or time.monotonic() - since > _PATIENCE_S:
@@ -133,6 +136,7 @@ class _Committer:
         self._link = link
         self._corrected = corrected
         self._entry: int | None = None
+        self._likeness: Likeness | None = None
 
     def commit(self, results: Sequence[Result], owners: Sequence[str]) -> list[Outcome]:
         results = [_storable(result) for result in results]
@@ -145,6 +149,7 @@ class _Committer:
             batch, model=self._model, link=self._link, corrected=self._corrected, entry=self._entry
         )
         told = iter(standings)
+        near = self._near_identical(results, standings)
         known = self._gallery.known([result.photo.sha256 for result in results if isinstance(result, Skipped)])
         outcomes = []
         for result, owner in zip(results, owners, strict=True):
@@ -152,20 +157,35 @@ class _Committer:
                 case Unreadable(path=path, error=error):
                     outcomes.append(Outcome(path, owner, "failed", error))
                 case Embedded(photo=photo):
-                    outcomes.append(_outcome(photo.path, owner, next(told)))
+                    outcomes.append(_outcome(photo.path, owner, next(told), near.get(photo.sha256, [])))
                 case Skipped(photo=photo):
                     outcomes.append(_outcome(photo.path, owner, self._standing(owner, known.get(photo.sha256))))
         return outcomes
+
+    def _near_identical(
+        self, results: Sequence[Result], standings: Sequence[Standing]
+    ) -> dict[str, list[NearIdentical]]:
+        embedded = [result for result in results if isinstance(result, Embedded)]
+        news = {
+            result.photo.sha256: result.thumbnail
+            for result, standing in zip(embedded, standings, strict=True)
+            if standing.status == "enrolled" and result.thumbnail is not None
+        }
+        if not news:
+            return {}
+        if self._likeness is None:
+            self._likeness = Likeness(self._gallery)
+        return self._likeness.add(news)
 
     def _standing(self, owner: str, holder: str | None) -> Standing:
         name = self._gallery.corrected_name(owner) if self._corrected else owner
         return Standing("known" if holder in (name, None) else "refused", holder or name)
 
 
-def _outcome(path: Path, owner: str, standing: Standing) -> Outcome:
+def _outcome(path: Path, owner: str, standing: Standing, near: Sequence[NearIdentical] = ()) -> Outcome:
     if standing.status == "refused":
         return Outcome(path, owner, "failed", _two_names(path, owner, standing.individual))
-    return Outcome(path, standing.individual, standing.status)
+    return Outcome(path, standing.individual, standing.status, near=tuple(near))
 
 
 def _storable(result: Result) -> Result:

@@ -48,9 +48,9 @@ def test_a_gallery_of_any_earlier_step_keeps_every_row(tmp_path, step):
         kept = {table: rows[table] for table in database.table_names() if not table.startswith("_")}
         for table, content in kept.items():
             connection.execute(f"DELETE FROM {table}")
-            connection.executemany(
-                f"INSERT INTO {table} VALUES ({','.join('?' * len(content[0]))})" if content else "", content
-            )
+            if content:
+                places = ",".join("?" * len(content[0]))
+                connection.executemany(f"INSERT INTO {table} VALUES ({places})", content)
     connection.close()
 
     with Gallery(old.parent) as opened:

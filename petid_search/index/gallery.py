@@ -153,6 +153,13 @@ class Gallery:
             return photo
         raise GalleryError(f"Photo {photo_id} was purged meanwhile: search again.")
 
+    def photo_ids(self, hashes: Iterable[str]) -> dict[str, int]:
+        """The ids of the photos of these sha256 hashes, removed ones included."""
+        rows = self.records.select(
+            "SELECT sha256, id FROM photos WHERE sha256 IN (SELECT value FROM json_each(?))", [json.dumps(list(hashes))]
+        )
+        return {str(sha256): int(photo_id) for sha256, photo_id in rows}
+
     def known(self, hashes: Iterable[str]) -> dict[str, str]:
         """Of these sha256 hashes, those of enrolled photos, each with its individual's name."""
         rows = self.records.select(
@@ -332,6 +339,7 @@ class Gallery:
                 "DELETE FROM embeddings WHERE photo_id IN (SELECT id FROM photos WHERE NOT active) "
                 "OR model_id IS NOT (SELECT value FROM state WHERE key = 'model')"
             )
+            self.records.db.execute("DELETE FROM signatures WHERE photo_id IN (SELECT id FROM photos WHERE NOT active)")
             self.records.db.execute("DELETE FROM photos WHERE NOT active")
             self.records.db.execute(
                 "DELETE FROM individuals WHERE id NOT IN (SELECT individual_id FROM photos) "
@@ -382,6 +390,35 @@ class Gallery:
             rows.append(row)
         if rows:
             yield block_of(rows)
+
+    # Near-identical photos
+
+    def signatures_after(self, photo_id: int, way: int) -> Iterator[tuple[int, bytes]]:
+        """Photo ids above this one, ascending, and signatures made in this way; removed photos included."""
+        for row in self.records.select(
+            "SELECT photo_id, vector FROM signatures WHERE photo_id > ? AND way = ? ORDER BY photo_id", [photo_id, way]
+        ):
+            yield int(row[0]), bytes(row[1])
+
+    def without_signature(self, way: int, after: int, count: int) -> list[EnrolledPhoto]:
+        """Photos, removed ones included, that have no signature: the first `count` with an id above `after`."""
+        return list(
+            self._photos_where(
+                "p.id > ? AND NOT EXISTS (SELECT 1 FROM signatures s WHERE s.photo_id = p.id AND s.way = ?)",
+                [after, way],
+                limit=count,
+            )
+        )
+
+    def add_signatures(self, way: int, signatures: Mapping[str, bytes]) -> None:
+        """Keep photos' signatures, by sha256, in one transaction; unless a photo was purged meanwhile."""
+        with self.records.write(changes=False):
+            for sha256, vector in signatures.items():
+                self.records.db.execute(
+                    "INSERT OR REPLACE INTO signatures (photo_id, way, vector) "
+                    "SELECT id, ?, ? FROM photos WHERE sha256 = ?",
+                    [way, vector, sha256],
+                )
 
     # Other models
 

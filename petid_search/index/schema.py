@@ -182,3 +182,14 @@ def m004_derived(db: Database) -> None:
         foreign_keys=[("model_id", "models", "id")],
         not_null={"rule", "generation", "photos", "at", "samples"},
     )
+
+
+@migrations()
+def m005_signatures(db: Database) -> None:
+    """What tells quickly whether two photos may be one picture; derived from the photos, by a way that has a number."""
+    db.table("signatures").create(
+        {"photo_id": int, "way": int, "vector": bytes},
+        pk="photo_id",
+        foreign_keys=[("photo_id", "photos", "id")],
+        not_null={"way", "vector"},
+    )

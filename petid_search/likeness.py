@@ -1,0 +1,112 @@
+"""Which enrolled photos a new one is nearly identical to: burst shots, re-saved copies, one picture under two names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petid_search.dedup.duplicates import THRESHOLD
+from petid_search.dedup.ssim import ROUNDING, SIZE, shortened, signatures, ssim_of_pairs
+from petid_search.errors import GalleryError, PhotoError
+from petid_search.images import decode_grey, read_photo
+from petid_search.index.gallery import Gallery
+
+_WAY: Final = 1
+"""Of how a signature is made; those made in another way are made again."""
+_NUMBERS: Final = 129
+_HALVED: Final = 2.0**-10
+"""How far an inner product of unit vectors may be off whose numbers were rounded to half precision."""
+_BATCH: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class NearIdentical:
+    """An enrolled photo that is nearly the same picture: where it came from, whom it shows, and SSIM, in [-1, 1]."""
+
+    photo: Path
+    individual: str
+    ssim: float
+
+
+class Likeness:
+    """A gallery's photos, to be asked for those nearly identical to new ones.
+
+    The signatures of all photos are held in memory, half a kilobyte each. They are derived: what is missing, since a
+    process was killed or the gallery is of an older petid, is made first.
+
+    Args:
+        gallery: whose photos; nobody else may use the object meanwhile.
+    """
+
+    def __init__(self, gallery: Gallery) -> None:
+        self._gallery = gallery
+        self._ids = np.empty(0, np.int64)
+        self._vectors = np.empty((0, _NUMBERS), np.float32)
+        after = -1
+        while photos := gallery.without_signature(_WAY, after, _BATCH):
+            after = photos[-1].id
+            self._keep({photo.sha256: pixels for photo in photos if (pixels := _thumbnail(photo.file)) is not None})
+        self._catch_up()
+
+    def add(self, thumbnails: Mapping[str, NDArray[np.uint8]]) -> dict[str, list[NearIdentical]]:
+        """Take up photos that were enrolled just now, and tell what each is nearly identical to.
+
+        Of two that are taken up together, the later one is told.
+
+        Args:
+            thumbnails: by the photo's sha256, uint8, (32, 32).
+
+        Returns:
+            by sha256, for the photos that are nearly identical to others, those, the most alike first.
+        """
+        self._keep(thumbnails)
+        self._catch_up()
+        found = {}
+        ids = self._gallery.photo_ids(thumbnails)
+        for sha256, photo_id in ids.items():
+            place = int(np.searchsorted(self._ids, photo_id))
+            bounds = self._vectors @ self._vectors[place]
+            may = self._ids[bounds >= THRESHOLD - ROUNDING - _HALVED].tolist()
+            others = [one for one in may if one < photo_id or (one != photo_id and one not in ids.values())]
+            if near := self._compare(thumbnails[sha256], others):
+                found[sha256] = near
+        return found
+
+    def _compare(self, thumbnail: NDArray[np.uint8], photo_ids: list[int]) -> list[NearIdentical]:
+        near = []
+        for photo_id in photo_ids:
+            try:
+                photo = self._gallery.photo(photo_id)
+            except GalleryError:  # purged meanwhile
+                continue
+            other = None if photo.removed else _thumbnail(photo.file)
+            if other is not None:
+                ssim = float(ssim_of_pairs(np.stack([thumbnail, other]), np.array([0]), np.array([1]))[0])
+                if ssim >= THRESHOLD:
+                    near.append(NearIdentical(photo.source, photo.individual, ssim))
+        return sorted(near, key=lambda one: -one.ssim)
+
+    def _keep(self, thumbnails: Mapping[str, NDArray[np.uint8]]) -> None:
+        if thumbnails:
+            vectors = shortened(signatures(np.stack(list(thumbnails.values()))), _NUMBERS).astype("<f2")
+            rows = {sha256: vector.tobytes() for sha256, vector in zip(thumbnails, vectors, strict=True)}
+            self._gallery.add_signatures(_WAY, rows)
+
+    def _catch_up(self) -> None:
+        """Read the signatures of photos that were enrolled since, by this process or another."""
+        rows = list(self._gallery.signatures_after(int(self._ids[-1]) if len(self._ids) else -1, _WAY))
+        if rows:
+            news = np.frombuffer(b"".join(vector for _, vector in rows), "<f2").reshape(-1, _NUMBERS)
+            self._ids = np.concatenate([self._ids, [photo_id for photo_id, _ in rows]])
+            self._vectors = np.concatenate([self._vectors, news.astype(np.float32)])
+
+
+def _thumbnail(file: Path) -> NDArray[np.uint8] | None:
+    """None where the photo is not to be read any more: `petid check` will tell."""
+    try:
+        return decode_grey(read_photo(file), SIZE)
+    except PhotoError:
+        return None
