@@ -19,6 +19,7 @@ from petid_search import __version__
 from petid_search.errors import CalibrationError, GalleryError, ModelError, PetidError
 
 if TYPE_CHECKING:
+    from petid_search.dedup.duplicates import Duplicates, Labelled
     from petid_search.index.gallery import Gallery
     from petid_search.models.runtime import Embedder
 
@@ -104,6 +105,7 @@ def enroll(
 
     plan = library.plan_enrolment(paths, name)
     counts = {"enrolled": 0, "known": 0, "removed": 0, "failed": len(plan.problems)}
+    burst = 0
     started = time.monotonic()
     with _named_at_the_end() as problems:
         problems.extend(plan.problems)
@@ -117,6 +119,13 @@ def enroll(
                 counts[outcome.status] += 1
                 if outcome.reason is not None:
                     problems.append(outcome.reason)
+                burst += any(near.individual == outcome.individual for near in outcome.near)
+                for near in outcome.near:
+                    if near.individual != outcome.individual:
+                        _warn(
+                            f"{outcome.path} ({outcome.individual}) is nearly the same picture as {near.photo} "
+                            f"({near.individual}; SSIM {near.ssim:.3f}): one of the two is probably labelled wrong."
+                        )
                 if as_json:
                     _print_json(
                         {
@@ -124,6 +133,10 @@ def enroll(
                             "individual": outcome.individual,
                             "status": outcome.status,
                             "reason": None if outcome.reason is None else str(outcome.reason),
+                            "near_identical": [
+                                {"photo": str(near.photo), "individual": near.individual, "ssim": near.ssim}
+                                for near in outcome.near
+                            ],
                         }
                     )
             if counts["enrolled"]:
@@ -136,6 +149,10 @@ def enroll(
                 f"enrolled before, {removed}{counts['failed']} failed. The gallery {gallery} has {size}.",
                 quiet,
             )
+            if burst:
+                _say(
+                    f"{burst} photos are nearly identical to another of the same individual: see `petid dedup`.", quiet
+                )
 
 
 @app.command()
@@ -405,6 +422,95 @@ def calibrate(fpir: Fpir = 0.01, gallery: GalleryOption = _GALLERY, as_json: Jso
 
 
 @app.command()
+def dedup(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="FOLDER", help="Folders of individuals' folders, or of photos.", readable=False),
+    ],
+    threshold: Annotated[
+        float, typer.Option(min=0.5, max=1.0, help="SSIM from which on two photos are near-identical.")
+    ] = 0.95,
+    scope: Annotated[
+        Literal["all", "within", "across"],
+        typer.Option(help="Compare any two photos, only those within one individual's folder, or only across two."),
+    ] = "all",
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="A gallery or a folder: look there, too, for photos like those of FOLDER.",
+            readable=False,
+        ),
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Move all but the photo to keep aside.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete all but the photo to keep.")] = False,
+    aside: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Where photos are moved, and the list goes.", show_default="FOLDER-duplicates"
+        ),
+    ] = None,
+    restore: Annotated[
+        bool, typer.Option("--restore", help="Bring back what was moved aside; FOLDER is where it was moved.")
+    ] = False,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a line for each pair.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", metavar="FILE.html", help="Write a page to look at them on.")
+    ] = None,
+    exhaustive: Annotated[
+        bool, typer.Option("--exhaustive", help="Compare every pair exactly: slow, with the same result.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find near-identical photos; report them, move them aside or delete them."""
+    if apply + delete + restore > 1:
+        raise typer.BadParameter("take one of --apply, --delete and --restore")
+    if restore:
+        _restore(folders, quiet)
+        return
+    from petid_search.dedup import aside as moving
+    from petid_search.dedup.duplicates import find_duplicates
+    from petid_search.dedup.sheet import write_sheet
+    from petid_search.dedup.thumbnails import ThumbnailStore
+
+    started = time.monotonic()
+    with _named_at_the_end() as problems:
+        photos = _labelled(folders, against, problems)
+        with ThumbnailStore() as store, _stages(quiet) as advance:
+            found = find_duplicates(
+                photos, store=store, threshold=threshold, scope=scope, exhaustive=exhaustive, advance=advance
+            )
+        problems.extend(found.problems)
+        for file, write in ((csv, found.write_csv), (sheet, lambda file: write_sheet(found, file))):
+            if file is not None:
+                try:
+                    write(file)
+                except OSError as error:
+                    raise PetidError(f"{file} cannot be written ({error.strerror}): name another file.") from error
+        steps = moving.plan_steps(found.groups, folders, delete=delete)
+        done, folder = 0, None
+        if (apply or delete) and steps:
+            folder = aside or moving.free_folder(folders[0])
+            for problem in moving.carry_out(steps, folder):
+                done += problem is None
+                problems.extend([] if problem is None else [problem])
+        if as_json:
+            result = {"folder": None if folder is None else str(folder), "moved": 0, "deleted": 0}
+            _print_json({**found.to_json(), "done": {**result, "deleted" if delete else "moved": done}})
+            return
+        _print_duplicates(found)
+        seconds = f"{len(found.photos)} photos compared in {time.monotonic() - started:.1f} s"
+        if folder is None:
+            advice = f"; --apply moves {len(steps)} aside" if steps else ""
+            _say(f"{seconds}: nothing was changed{advice}.", quiet)
+        elif delete:
+            _say(f"{seconds}: {done} deleted; what they were stands in {folder / moving.LIST}.", quiet)
+        else:
+            _say(f"{seconds}: {done} moved to {folder}; `petid dedup --restore {folder}` brings them back.", quiet)
+
+
+@app.command()
 def check(gallery: GalleryOption = _GALLERY, quiet: Quiet = False) -> None:
     """Prove that the gallery is whole, and repair what can be made again."""
     from petid_search import check as library
@@ -504,6 +610,64 @@ def models_remove(name: str, quiet: Quiet = False) -> None:
     _say(f"Model {name} removed.", quiet)
 
 
+def _restore(folders: list[Path], quiet: bool) -> None:
+    from petid_search.dedup.aside import restore
+
+    with _named_at_the_end() as problems:
+        for folder in folders:
+            back = 0
+            try:
+                for problem in restore(folder):
+                    back += problem is None
+                    problems.extend([] if problem is None else [problem])
+            except PetidError as error:
+                problems.append(error)
+                continue
+            _say(f"{back} photos are back from {folder}.", quiet)
+
+
+def _labelled(folders: list[Path], against: Path | None, problems: list[PetidError]) -> "list[Labelled]":
+    """The photos of folders, and those of an archive, each with the name of its individual."""
+    from petid_search.dataset import labelled_photos
+    from petid_search.dedup.duplicates import Labelled
+    from petid_search.errors import PhotoError
+    from petid_search.images import is_folder
+    from petid_search.index.records import DATABASE
+
+    archive: list[Labelled] = []
+    if against is not None and (against / DATABASE).exists():
+        with _open(against) as herd_book:
+            archive = [Labelled(photo.file, photo.individual, True) for photo in herd_book.photos()]
+    elif against is not None:
+        archive = [Labelled(photo, name, True) for photo, name in labelled_photos(against, problems.append)]
+    known = {photo.individual for photo in archive}
+    photos: list[Labelled] = []
+    for folder in folders:
+        if not is_folder(folder):
+            problems.append(PhotoError(f"{folder} is not a folder: name one that holds photos."))
+            continue
+        for photo, name in labelled_photos(folder, problems.append):
+            # An inbox is nobody's folder: a folder that is searched against others shows whom they know by its name.
+            is_inbox = against is not None and photo.parent == folder and name not in known
+            photos.append(Labelled(photo, None if is_inbox else name))
+    return photos + archive
+
+
+def _print_duplicates(found: "Duplicates") -> None:
+    conflicts = list(found.conflicts())
+    if conflicts:
+        _print(f"Pairs under two individuals, one of each probably labelled wrong: {len(conflicts)}")
+    for pair in conflicts:
+        for one, ssim in ((pair.first, f"{pair.ssim:.3f}"), (pair.second, "")):
+            _print(f"  {ssim:5s}  {one.individual}  {one.path}")
+    _print(f"Groups of near-identical photos (SSIM ≥ {found.threshold:g}): {len(found.groups)}")
+    for group in found.groups:
+        _print(f"  keep   {group.keep.path}  ({group.why})")
+        for other in group.others:
+            stays = " (under another individual: it stays)" if group.is_conflict(other) else ""
+            _print(f"  {other.ssim:.3f}  {other.photo.path}{stays}")
+
+
 def _free_name(stem: str, suffix: str) -> Path:
     """A file in the current folder that is not there yet: two dogs' photos are often both called 1.jpg."""
     names = itertools.chain([f"{stem}{suffix}"], (f"{stem}-{number}{suffix}" for number in itertools.count(2)))
@@ -582,20 +746,37 @@ def _with_progress(results: Iterable[T], total: int, what: str, quiet: bool) -> 
 
 @contextmanager
 def _progress_bar(total: int, what: str, quiet: bool) -> Iterator[Callable[[], None]]:
-    """What advances a progress bar on stderr, shown once it takes longer than two seconds and only on a terminal."""
+    """What advances a progress bar by one."""
+    with _stages(quiet) as advance:
+        yield lambda: advance(what, 1, total)
+
+
+@contextmanager
+def _stages(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """What advances a progress bar on stderr, shown once it takes longer than two seconds and only on a terminal.
+
+    It is told what is being done, how many more are done, and how many there are; each new stage has its own line.
+    """
     if quiet or not sys.stderr.isatty():
-        yield lambda: None
+        yield lambda *_: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     started = time.monotonic()
     # On a terminal, results are printed above the bar; results that go to a file must not be drawn into it.
     above = sys.stdout.isatty()
     with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=above) as progress:
-        task = progress.add_task(what, total=total, visible=False)
-        yield lambda: progress.update(task, advance=1, visible=time.monotonic() - started > _SHOW_PROGRESS_AFTER_S)
+        tasks: dict[str, TaskID] = {}
+
+        def advance(what: str, more: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total, visible=False)
+            is_long = time.monotonic() - started > _SHOW_PROGRESS_AFTER_S
+            progress.update(tasks[what], advance=more, visible=is_long)
+
+        yield advance
 
 
 @contextmanager
@@ -644,6 +825,10 @@ def _say(text: str, quiet: bool) -> None:
 
 def _complain(problem: object) -> None:
     typer.secho(f"petid: {_one_line(str(problem))}", fg="red", err=True)
+
+
+def _warn(text: str) -> None:
+    typer.secho(f"petid: {_one_line(text)}", fg="yellow", err=True)
 
 
 def _one_line(text: str) -> str:

@@ -91,7 +91,7 @@ def answers(done: subprocess.CompletedProcess[str]) -> list[dict]:
 def test_the_commands_are_those_of_the_documentation():
     assert [" ".join(words) for words in COMMANDS] == [
         *("enroll", "identify", "verify", "explain", "list", "show", "rename", "merge", "remove", "undo", "purge"),
-        *("embed", "reindex", "calibrate", "check"),
+        *("embed", "reindex", "calibrate", "dedup", "check"),
         *("models add", "models backbones", "models list", "models show", "models remove", "models"),
     ]
 
@@ -133,6 +133,7 @@ def test_the_commands_of_every_day_never_import_tensorflow(imports_of, filled, t
         ("embed", probe, "--model", "small", "--output", "vectors.npz"),
         ("calibrate",),
         ("reindex", "--model", "other"),
+        ("dedup", probe.parent, "--sheet", "sheet.html"),
         ("check",),
         ("models", "list"),
     ]
@@ -146,9 +147,10 @@ def test_the_commands_of_every_day_never_import_tensorflow(imports_of, filled, t
 
 def test_the_daily_life_of_a_gallery(petid, take_photos, take_photo, tmp_path):
     photos = take_photos(30, 4)
-    said = answer(petid("enroll", photos, "--model", "small"))
+    said, alike = answer(petid("enroll", photos, "--model", "small")).splitlines()
     assert said.startswith("Enrolled 120 photos in ")
-    assert said.endswith("0 were enrolled before, 0 failed. The gallery index has 120 photos of 30 individuals.\n")
+    assert said.endswith("0 were enrolled before, 0 failed. The gallery index has 120 photos of 30 individuals.")
+    assert alike.endswith(" photos are nearly identical to another of the same individual: see `petid dedup`.")
     assert "120 were enrolled before" in answer(petid("enroll", photos))
 
     # Who is it?
