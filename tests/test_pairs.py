@@ -26,6 +26,7 @@ def small_tiles(monkeypatch):
     """Tiles so small that a few hundred pictures take several each way."""
     monkeypatch.setattr(pairs, "_ROWS", 64)
     monkeypatch.setattr(pairs, "_COLUMNS", 150)
+    monkeypatch.setattr(pairs, "_SQUARE", 100)
 
 
 @pytest.fixture(scope="module")

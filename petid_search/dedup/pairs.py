@@ -14,7 +14,9 @@ _COARSE: Final = 129
 """Numbers of a signature that are compared first: all that most pairs need."""
 _FEW: Final = 0.02
 """Where the first numbers let through a smaller share than this, the others are compared pair by pair."""
-_AT_ONCE: Final = 1 << 16
+_AT_ONCE: Final = 1 << 14
+_SQUARE: Final = 128
+"""Side of a tile whose pairs are all compared, so that few photos make many pairs."""
 
 
 class Pairs(NamedTuple):
@@ -80,7 +82,7 @@ def _filtered(thumbnails: NDArray[np.uint8], searched: int, threshold: float) ->
     fine = signatures(thumbnails)
     coarse = shortened(fine, _COARSE)
     least = np.float32(threshold - ROUNDING)
-    for start, stop, left, right in _tiles(len(thumbnails), searched):
+    for start, stop, left, right in _tiles(len(thumbnails), searched, _ROWS, _COLUMNS):
         bounds = coarse[start:stop] @ coarse[left:right].T
         row, column = _at_least(bounds, least)
         if len(row) > _FEW * bounds.size:
@@ -98,16 +100,16 @@ def _filtered(thumbnails: NDArray[np.uint8], searched: int, threshold: float) ->
 
 
 def _everything(total: int, searched: int) -> Iterator[_Tile]:
-    for start, stop, left, right in _tiles(total, searched):
+    for start, stop, left, right in _tiles(total, searched, _SQUARE, _SQUARE):
         row, column = np.triu_indices(stop - start, start - left + 1, right - left)
         yield stop - start if right == total else 0, row + start, column + left
 
 
-def _tiles(total: int, searched: int) -> Iterator[tuple[int, int, int, int]]:
+def _tiles(total: int, searched: int, rows: int, columns: int) -> Iterator[tuple[int, int, int, int]]:
     """Rows from, to and columns from, to of blocks that hold all pairs on and above the diagonal."""
-    for start in range(0, searched, _ROWS):
-        for left in range(start, total, _COLUMNS):
-            yield start, min(start + _ROWS, searched), left, min(left + _COLUMNS, total)
+    for start in range(0, searched, rows):
+        for left in range(start, total, columns):
+            yield start, min(start + rows, searched), left, min(left + columns, total)
 
 
 def _at_least(bounds: NDArray[np.float32], least: np.float32) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
