@@ -23,7 +23,7 @@ _PAGE: Final = """<!doctype html>
 body {{ font: 15px/1.4 system-ui, sans-serif; margin: 1.5rem; color: #222; }}
 section {{ display: flex; flex-wrap: wrap; gap: .75rem; padding: .75rem 0; border-top: 1px solid #ccc; }}
 figure {{ margin: 0; width: {side}px; overflow-wrap: anywhere; font-size: 12px; }}
-img {{ display: block; width: {side}px; height: {side}px; object-fit: contain; background: #eee; }}
+img {{ display: block; width: {side}px; height: {side}px; object-fit: contain; background: #eee; margin-bottom: 6px; }}
 .keep img {{ outline: 4px solid #0072b2; }}
 b {{ display: block; }}
 </style>
@@ -42,8 +42,8 @@ def write_sheet(duplicates: Duplicates, file: Path) -> None:
     """
     conflicts = list(duplicates.conflicts())
     summary = (
-        f"{len(duplicates.photos)} photos compared by SSIM, threshold {duplicates.threshold:g}: "
-        f"{len(conflicts)} pairs stand under two individuals, {len(duplicates.groups)} groups."
+        f"{len(duplicates.photos)} photos compared by SSIM, threshold {duplicates.threshold:g}; "
+        f"pairs under two individuals: {len(conflicts)}; groups: {len(duplicates.groups)}."
     )
     part = file.with_name(f".{file.name}.part")
     try:
