@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from petid_search.errors import (
         CalibrationError,
+        DatasetError,
         GalleryError,
+        LeakError,
         ModelError,
         ModelMismatch,
         PetidError,
@@ -26,10 +28,12 @@ __version__ = "0.1.0"
 __all__ = [
     "CalibrationError",
     "Candidate",
+    "DatasetError",
     "Embedder",
     "Gallery",
     "GalleryError",
     "Identification",
+    "LeakError",
     "ModelError",
     "ModelMismatch",
     "PetidError",
