@@ -1,0 +1,60 @@
+"""Measures of identification, verification and classification on plain arrays.
+
+Each stands in a module of its kind and can be had from here. Samples may have weights: how often each counts
+(`weighted`).
+"""
+
+from petid_search.metrics.identification import (
+    average_precision,
+    cmc,
+    first_ranks,
+    inverse_negative_penalty,
+    mean_average_precision,
+    mean_inverse_negative_penalty,
+    rank_k,
+)
+from petid_search.metrics.open_set import (
+    Oscr,
+    auroc_known_unknown,
+    baks,
+    baus,
+    dir_at_fpir,
+    fnir_at,
+    fnir_at_fpir,
+    fpir_at,
+    open_set_accuracy,
+    oscr,
+    oscr_area,
+    threshold_at_fpir,
+)
+from petid_search.metrics.verification import Det, Roc, auc, det, eer, probit, roc, tar_at_far
+
+__all__ = [
+    "Det",
+    "Oscr",
+    "Roc",
+    "auc",
+    "auroc_known_unknown",
+    "average_precision",
+    "baks",
+    "baus",
+    "cmc",
+    "det",
+    "dir_at_fpir",
+    "eer",
+    "first_ranks",
+    "fnir_at",
+    "fnir_at_fpir",
+    "fpir_at",
+    "inverse_negative_penalty",
+    "mean_average_precision",
+    "mean_inverse_negative_penalty",
+    "open_set_accuracy",
+    "oscr",
+    "oscr_area",
+    "probit",
+    "rank_k",
+    "roc",
+    "tar_at_far",
+    "threshold_at_fpir",
+]
