@@ -4,6 +4,15 @@ Each stands in a module of its kind and can be had from here. Samples may have w
 (`weighted`).
 """
 
+from petid_search.metrics.classification import (
+    PerClass,
+    Reliability,
+    confusion_matrix,
+    expected_calibration_error,
+    per_class,
+    reliability,
+    top_k_accuracy,
+)
 from petid_search.metrics.identification import (
     average_precision,
     cmc,
@@ -32,6 +41,8 @@ from petid_search.metrics.verification import Det, Roc, auc, det, eer, probit, r
 __all__ = [
     "Det",
     "Oscr",
+    "PerClass",
+    "Reliability",
     "Roc",
     "auc",
     "auroc_known_unknown",
@@ -39,9 +50,11 @@ __all__ = [
     "baks",
     "baus",
     "cmc",
+    "confusion_matrix",
     "det",
     "dir_at_fpir",
     "eer",
+    "expected_calibration_error",
     "first_ranks",
     "fnir_at",
     "fnir_at_fpir",
@@ -52,9 +65,12 @@ __all__ = [
     "open_set_accuracy",
     "oscr",
     "oscr_area",
+    "per_class",
     "probit",
     "rank_k",
+    "reliability",
     "roc",
     "tar_at_far",
     "threshold_at_fpir",
+    "top_k_accuracy",
 ]
