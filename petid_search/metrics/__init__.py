@@ -4,6 +4,14 @@ Each stands in a module of its kind and can be had from here. Samples may have w
 (`weighted`).
 """
 
+from petid_search.metrics.bootstrap import (
+    Interval,
+    Measure,
+    bootstrap_interval,
+    individual_weights,
+    paired_interval,
+    percentile_interval,
+)
 from petid_search.metrics.classification import (
     PerClass,
     Reliability,
@@ -40,6 +48,8 @@ from petid_search.metrics.verification import Det, Roc, auc, det, eer, probit, r
 
 __all__ = [
     "Det",
+    "Interval",
+    "Measure",
     "Oscr",
     "PerClass",
     "Reliability",
@@ -49,6 +59,7 @@ __all__ = [
     "average_precision",
     "baks",
     "baus",
+    "bootstrap_interval",
     "cmc",
     "confusion_matrix",
     "det",
@@ -59,13 +70,16 @@ __all__ = [
     "fnir_at",
     "fnir_at_fpir",
     "fpir_at",
+    "individual_weights",
     "inverse_negative_penalty",
     "mean_average_precision",
     "mean_inverse_negative_penalty",
     "open_set_accuracy",
     "oscr",
     "oscr_area",
+    "paired_interval",
     "per_class",
+    "percentile_interval",
     "probit",
     "rank_k",
     "reliability",
