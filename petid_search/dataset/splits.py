@@ -110,9 +110,10 @@ def make_split(
     for place in usable:
         by_individual[photos[place].individual].append(place)
     if len(by_individual) < 2:
+        only = "one individual only" if by_individual else "nobody"
         raise DatasetError(
-            f"There are usable photos of {len(by_individual)} individual: two at least are needed to tell them apart. "
-            "Name the folder that holds the individuals' folders."
+            f"The photos that can be used show {only}, and it takes two to be told apart: "
+            "name the folder that holds the individuals' folders."
         )
     if all(len({int(groups[place]) for place in places}) < 2 for places in by_individual.values()):
         raise DatasetError(
