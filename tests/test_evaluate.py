@@ -168,6 +168,14 @@ def test_the_result_is_the_same_whatever_the_block(photos):
         np.testing.assert_array_equal(whole.nearest, other.nearest)
 
 
+def test_ties_count_against_the_right_individual():
+    # Photos 0 and 1 show one individual, 2 another; all are the same picture.
+    vectors, owners = np.tile(unit(np.ones(4)), (3, 1)), np.array([0, 0, 1])
+    for rule in RULES.values():
+        found = search(vectors, everyone(owners, np.arange(3)), [rule], once(owners))
+        assert found.rules[rule.name].ranks.tolist() == [2, 2, 0], rule.name
+
+
 def test_a_thousand_photos_never_stand_in_one_matrix():
     import tracemalloc
 
@@ -236,8 +244,8 @@ def measured(photos, arrange, replicates=200, rule="best-photo"):
 
 @pytest.mark.parametrize("arrange", [everyone, divided])
 def test_figures_are_the_measures_of_what_was_found(photos, arrange):
-    found, ranked, _, strangers, those = measured(photos, arrange)
-    mated = (ranked.ranks > 0) & ~strangers
+    found, ranked, owners, strangers, those = measured(photos, arrange)
+    mated = ranked.ranks > 0
     non_mated = ranked.other[strangers if strangers.any() else slice(None)]
     own, ranks = ranked.own[mated], ranked.ranks[mated]
     values = {name: figure.value for name, figure in those.figures.items()}
@@ -254,6 +262,14 @@ def test_figures_are_the_measures_of_what_was_found(photos, arrange):
     assert values["auroc"] == pytest.approx(above)
     right = ((own[:, None] > non_mated) + (own[:, None] == non_mated) / 2) * (ranks == 1)[:, None]
     assert values["oscr"] == pytest.approx(right.mean())
+    if arrange is everyone:  # enough non-mated probes
+        threshold = those.thresholds["fpir=0.01"]
+        found_right = {
+            i: np.mean((own >= threshold)[owners[mated] == i] & (ranks == 1)[owners[mated] == i]) for i in owners[mated]
+        }
+        refused = {i: np.mean((non_mated < threshold)[owners == i]) for i in owners}
+        assert values["baks@fpir=0.01"] == pytest.approx(np.mean(list(found_right.values())))
+        assert values["baus@fpir=0.01"] == pytest.approx(np.mean(list(refused.values())))
     assert list(those.figures) == IDENTIFICATION
     for figure in those.figures.values():
         if figure.value is not None:
@@ -297,6 +313,8 @@ def test_strangers_and_enrolled_individuals_are_drawn_apart():
     assert (drawn[0] == 1).all()
     assert (drawn[:, strangers].sum(axis=1) == 3).all()
     assert (drawn[:, ~strangers].sum(axis=1) == 2).all()
+    assert drawn[1:].max() > 1
+    assert not np.array_equal(drawn, draw_individuals(strangers, 50, seed=1))
 
 
 # A whole evaluation

@@ -133,7 +133,7 @@ def measure_ranks(
         strangers: bool, (p,), whether the probe is a stranger's.
         weightings: int64, (1 + replicates, individuals), from `draw_individuals`.
     """
-    mated = np.flatnonzero((ranked.ranks > 0) & ~strangers)
+    mated = np.flatnonzero(ranked.ranks > 0)
     plays_stranger = strangers if strangers.any() else np.ones_like(strangers)
     non_mated = np.flatnonzero(plays_stranger & (ranked.other > -np.inf))
     ranks, own, highest = ranked.ranks[mated], ranked.own[mated], ranked.other[non_mated]

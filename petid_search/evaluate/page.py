@@ -88,7 +88,7 @@ def meaning(name: str) -> str:
     kind, _, rate = name.partition("@")
     if kind.startswith("rank_"):
         return MEANINGS["rank"].format(kind[5:]) if kind != "rank_1" else "the right individual comes first"
-    return MEANINGS[kind].format(f"{float(rate.partition('=')[2]):.4g}" if rate else "")
+    return MEANINGS[kind].format(f"{float(rate.partition('=')[2]) * 100:.4g} %" if rate else "")
 
 
 def _summary(report: Mapping[str, Any]) -> str:
@@ -114,18 +114,18 @@ def _figures(result: Result) -> Iterable[str]:
 def _comparison(results: Sequence[Result]) -> Iterable[str]:
     first = results[0]
     labels = [escape(label(result, results)) for result in results]
+    differences = [result.minus(first) for result in results[1:]]
+    differing = [name for name in first.figures if any(name in those for those in differences)]
     rows = [
         [_name(name), *(f"{_value(result.figures[name])}<br>{_interval(result.figures[name])}" for result in results)]
-        for name in first.figures
+        for name in differing
     ]
     yield "<h2>Compared on the same photos</h2>"
     yield _table(["", *labels], rows, numbers=set(range(1, len(results) + 1)))
-    differences = [result.minus(first) for result in results[1:]]
     rows = []
-    for name in first.figures:
-        if any(name in those for those in differences):
-            cells = [those.get(name) for those in differences]
-            rows.append([_name(name), *("" if cell is None else _difference(cell) for cell in cells)])
+    for name in differing:
+        cells = [those.get(name) for those in differences]
+        rows.append([_name(name), *("" if cell is None else _difference(cell) for cell in cells)])
     yield f"<h2>Differences from {labels[0]}</h2>"
     yield (
         "<p>On the same individuals, drawn the same. A difference whose interval does not hold 0 is marked: "
