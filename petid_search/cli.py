@@ -454,10 +454,10 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure how well a model tells the individuals of a folder apart; writes a report with plots."""
-    from petid_search.dataset.manifest import read_manifest
+    from petid_search import evaluate as library
+    from petid_search.dataset import read_manifest
     from petid_search.errors import DatasetError
-    from petid_search.evaluate import evaluation as library
-    from petid_search.evaluate.report import check_output, write_report
+    from petid_search.evaluate.report import check_output
     from petid_search.images import is_folder, shortened
     from petid_search.models.home import list_models, only_model, open_model
     from petid_search.models.runtime import Embedder
@@ -485,7 +485,7 @@ def evaluate(
                 advance=advance,
             )
         problems.extend(evaluation.failed)
-        report = write_report(evaluation, folder, output)
+        report = library.write_report(evaluation, folder, output)
         if as_json:
             _print_json(report)
             return

@@ -18,11 +18,11 @@ from petid_search.cli import ProtocolName, RuleName
 from petid_search.dataset.manifest import read_manifest
 from petid_search.dataset.splits import PROTOCOLS
 from petid_search.errors import DatasetError, LeakError
-from petid_search.evaluate.evaluation import evaluate, near_duplicate_pairs
-from petid_search.evaluate.figures import draw_individuals, measure_pairs, measure_ranks
+from petid_search.evaluate import Figure, evaluate, write_report
+from petid_search.evaluate.evaluation import near_duplicate_pairs
+from petid_search.evaluate.figures import difference, draw_individuals, measure_pairs, measure_ranks
 from petid_search.evaluate.page import meaning
 from petid_search.evaluate.quality import sharpness
-from petid_search.evaluate.report import write_report
 from petid_search.evaluate.search import BINS, Sides, search
 from petid_search.index.rule import BEST, MEDOIDS, RULES
 
@@ -373,6 +373,27 @@ def test_a_leaky_split_is_refused_and_the_photos_named(embedder, take_photos, tm
     assert role[rows[probe]["photo"]] == role[rows[enrolled]["photo"]]
 
 
+def test_a_leak_that_no_picture_need_be_looked_at_for_is_told_before_embedding(embedder, take_photos, tmp_path):
+    folder = take_photos(6, 4)
+    photos = read_manifest(folder)
+    write_report(evaluate(photos, [embedder], protocol="open-set", replicates=5), folder, tmp_path / "report")
+    text = (tmp_path / "report" / "split.csv").read_text()
+    (tmp_path / "leaky.csv").write_text(re.sub(r",probe,", ",stranger,", text, count=1))
+    with pytest.raises(LeakError, match="is a stranger with .* and enrolled with"):
+        evaluate(photos, [object()], split=tmp_path / "leaky.csv")  # which is no embedder
+
+
+def test_a_photo_that_changes_meanwhile_is_named_and_left_out(embedder, take_photos):
+    folder = take_photos(4, 3)
+    photos = read_manifest(folder)
+    Image.fromarray(draw_animal(9, 9)).save(folder / "2" / "1.png")
+    done = evaluate(photos, [embedder], replicates=5)
+    (failed,) = done.failed
+    assert str(failed).startswith(f"{folder / '2' / '1.png'} changed while")
+    assert {one.photo: one.role for one in done.split.photos}["2/1.png"] == "left out"
+    assert len(done.photos) == 11
+
+
 def test_near_duplicates_that_a_split_names_are_kept_apart_when_it_is_given_again(embedder, take_photos, tmp_path):
     folder = take_photos(4, 3)
     photos = read_manifest(folder)
@@ -412,6 +433,19 @@ def test_models_and_rules_are_compared_on_the_same_photos_and_draws(embedder, ot
             paired = other.figures[name].replicates - first.figures[name].replicates
             assert (figure.low, figure.high) == pytest.approx(metrics.percentile_interval(paired))
     assert all(figure.value == figure.low == figure.high == 0 for figure in first.minus(first).values() if figure.value)
+
+
+def test_a_difference_is_paired_draw_by_draw():
+    rng = np.random.default_rng(0)
+    hard = rng.normal(0.5, 0.2, 100)  # what is hard for one is hard for the other
+
+    def figure(replicates, value=0.5):
+        return Figure(value, *metrics.percentile_interval(replicates), 9, "nine probes", "", replicates)
+
+    less = difference(figure(hard + 0.01), figure(hard, 0.49))
+    assert (less.value, less.low, less.high) == pytest.approx((0.01, 0.01, 0.01))
+    nothing = difference(figure(hard), Figure(None, None, None, 9, "nine probes", "too few", np.empty(0)))
+    assert (nothing.value, nothing.reason) == (None, "too few")
 
 
 def test_what_too_few_strangers_cannot_tell_is_left_out_with_the_reason(embedder, take_photos, tmp_path):

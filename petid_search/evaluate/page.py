@@ -50,7 +50,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid #ddd; vertical-align: top;
   overflow-wrap: normal; }
-td.n { white-space: nowrap; text-align: right; }
+td.n, th.n { white-space: nowrap; text-align: right; }
 img { max-width: 100%; height: auto; }
 figure { margin: 1rem 0; } .small { color: #555; font-size: .85rem; }
 """
