@@ -165,13 +165,15 @@ def _mistakes(evaluation: Evaluation) -> Iterable[str]:
     wrong = np.flatnonzero(
         (ranked.ranks != 1) & (ranked.nearest_other >= 0) & ((ranked.ranks > 0) | evaluation.strangers)
     )
-    wrong = wrong[np.argsort(-ranked.other[wrong], kind="stable")][:_MISTAKES]
-    if not len(wrong):
-        return
     photos, names, sides = evaluation.photos, evaluation.individuals, evaluation.sides
-    rows = []
-    for place in wrong:
-        probe, nearest = sides.probes[place], result.found.nearest[place]
+    rows: list[list[str]] = []
+    told: set[frozenset[int]] = set()
+    for place in wrong[np.argsort(-ranked.other[wrong], kind="stable")]:
+        probe, nearest = int(sides.probes[place]), int(result.found.nearest[place])
+        # Where each photo is a probe, two that are mistaken for each other would be told twice.
+        if len(rows) == _MISTAKES or frozenset((probe, nearest)) in told:
+            continue
+        told.add(frozenset((probe, nearest)))
         rows.append(
             [
                 _thumbnail(photos[probe]) + escape(photos[probe].name),
@@ -181,6 +183,8 @@ def _mistakes(evaluation: Evaluation) -> Iterable[str]:
                 _thumbnail(photos[nearest]) + escape(photos[nearest].name) if nearest >= 0 else "",
             ]
         )
+    if not rows:
+        return
     yield "<h2>The most similar mistakes</h2><p>Where two names are one animal, the label is the mistake.</p>"
     yield _table(["probe", "rank", "came first", "similarity", "nearest photo of another"], rows, numbers={1, 3})
 
