@@ -278,6 +278,17 @@ def test_the_same_bytes_on_both_sides_are_named(divided, role):
     )
 
 
+@pytest.mark.parametrize(("twin", "said"), [(1, "would be counted twice"), (2, "under two names")])
+def test_the_same_bytes_on_one_side_are_named(twin, said):
+    photos = herd(3, 2)
+    split = make_split(photos, np.arange(6), "leave-one-out")
+    changed = list(split.photos)
+    changed[twin] = replace(changed[twin], sha256=changed[0].sha256)
+    (leak,) = audit(replace(split, photos=tuple(changed)), photos, np.arange(6))
+    assert leak.startswith(f"{photos[0].name} and {photos[twin].name} are the same bytes")
+    assert leak.endswith(said)
+
+
 @pytest.mark.parametrize("role", ["probe", "stranger"])
 def test_near_duplicates_on_both_sides_are_named(divided, role):
     photos, split, groups = divided

@@ -114,9 +114,7 @@ def _medoids(photos: NDArray[np.float32], _: NDArray[np.float32]) -> NDArray[np.
     chosen: list[int] = []
     nearest = np.full(len(photos), -1.0, np.float32)
     for _step in range(MEDOIDS):
-        won = np.maximum(similarities, nearest).sum(axis=1)
-        won[chosen] = -np.inf
-        chosen.append(int(np.argmax(won)))
+        chosen.append(int(np.argmax(np.maximum(similarities, nearest).sum(axis=1))))
         nearest = np.maximum(nearest, similarities[chosen[-1]])
     return photos[chosen]
 
