@@ -604,6 +604,22 @@ def test_a_report_is_never_overwritten(petid, take_photos, tmp_path):
     assert refused.stderr == "petid: There is a report in evaluation-photos already: name another --output.\n"
 
 
+def test_what_is_asked_for_on_the_command_line_is_what_is_measured(petid, take_photos, tmp_path):
+    take_photos(10, 3)
+    options = ("--all-models", "--protocol", "open-set", "--enrolled", "0.3", "--seed", "3", "--output", "here/it/is")
+    done = petid("evaluate", "photos", *options, "--rule", "mean", "--json", "--quiet")
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+    report = json.loads(done.stdout)
+    assert report == json.loads((tmp_path / "here" / "it" / "is" / "report.json").read_text())
+    assert (report["protocol"], report["rule"], report["seed"], report["N"]) == ("open-set", "mean", 3, 3)
+    assert report["stranger_probes"] == 7 * 3
+    assert [one["model"] for one in report["compared"]] == ["other", "small"]
+    again = petid("evaluate", "photos", "--model", "small", "--split", "here/it/is/split.csv", "--quiet")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert all(re.match(r"\S+ +(\d\.\d{4}  |-  )", line) for line in again.stdout.splitlines())
+    assert "N = 3, " in again.stdout
+
+
 def test_what_cannot_be_evaluated_is_said_in_a_line(petid, take_photos, tmp_path):
     take_photos(3, 3)
     (tmp_path / "nothing").mkdir()
