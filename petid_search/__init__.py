@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from petid_search.errors import (
         CalibrationError,
+        DatasetError,
         DedupError,
         GalleryError,
+        LeakError,
         ModelError,
         ModelMismatch,
         PetidError,
@@ -27,11 +29,13 @@ __version__ = "0.1.0"
 __all__ = [
     "CalibrationError",
     "Candidate",
+    "DatasetError",
     "DedupError",
     "Embedder",
     "Gallery",
     "GalleryError",
     "Identification",
+    "LeakError",
     "ModelError",
     "ModelMismatch",
     "PetidError",

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _SHOW_PROGRESS_AFTER_S: Final = 2.0
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+class RuleName(StrEnum):
+    """The rules of index.rule, which would have to be imported; Typer takes several values of nothing but an Enum."""
+
+    BEST_PHOTO = "best-photo"
+    BEST_3 = "best-3"
+    MEAN = "mean"
+    QUALITY_MEAN = "quality-mean"
+    MEDOIDS = "medoids"
 
 
 class _Group(TyperGroup):
@@ -60,6 +71,7 @@ ModelOption = Annotated[
     str | None, typer.Option("--model", help="A model's name; needed where there are several.", show_default=False)
 ]
 Fpir = Annotated[float, typer.Option(min=0.0001, max=0.5, help="Share of strangers that may be called by a name.")]
+ProtocolName = Literal["leave-one-out", "gallery-probe", "open-set", "verification", "by-time"]
 _GALLERY: Final = Path("index")
 
 
@@ -511,6 +523,84 @@ def dedup(
 
 
 @app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of individuals' folders.", readable=False)],
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="A model's name; several are compared, each named by its own --model."),
+    ] = None,
+    all_models: Annotated[bool, typer.Option("--all-models", help="Compare all models there are.")] = False,
+    rule: Annotated[
+        list[RuleName] | None,
+        typer.Option(
+            "--rule",
+            help="How several photos of one individual become one similarity; several are compared.",
+            show_default="best-photo",
+        ),
+    ] = None,
+    protocol: Annotated[
+        ProtocolName | None,
+        typer.Option(help="Which photos are searched for among which.", show_default="leave-one-out"),
+    ] = None,
+    split: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Use this split again, a report's split.csv.", readable=False, dir_okay=False
+        ),
+    ] = None,
+    enrolled: Annotated[
+        float, typer.Option(min=0.01, max=0.99, help="Share of individuals that `open-set` enrolls.")
+    ] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split and of the intervals.")] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the report goes.", show_default="evaluation-FOLDER, here"),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure how well a model tells the individuals of a folder apart; writes a report with plots."""
+    from petid_search import evaluate as library
+    from petid_search.dataset import read_manifest
+    from petid_search.errors import DatasetError
+    from petid_search.evaluate.report import check_output
+    from petid_search.images import is_folder, shortened
+    from petid_search.models.home import list_models, only_model, open_model
+    from petid_search.models.runtime import Embedder
+
+    output = _free_name(f"evaluation-{folder.resolve().name}", "") if output is None else output
+    with _named_at_the_end() as problems:
+        if not is_folder(folder):
+            raise DatasetError(f"There is no folder {shortened(folder)}: check the name.")
+        check_output(output)
+        names = list(dict.fromkeys(model or []))
+        bundles = list_models() if all_models else [open_model(name) for name in names]
+        embedders = [Embedder(bundle) for bundle in bundles or [only_model()]]
+        photos = read_manifest(folder, problems.append)
+        if problems and not photos:
+            return
+        with _progress_bar(len(photos) * len(embedders), "Embedding", quiet) as advance:
+            evaluation = library.evaluate(
+                photos,
+                embedders,
+                rules=list(dict.fromkeys(one.value for one in rule or [RuleName.BEST_PHOTO])),
+                protocol=protocol,
+                split=split,
+                enrolled=enrolled,
+                seed=seed,
+                advance=advance,
+            )
+        problems.extend(evaluation.failed)
+        report = library.write_report(evaluation, folder, output)
+        if as_json:
+            _print_json(report)
+            return
+        for result in evaluation.results:
+            _print_result(result, evaluation.results)
+        _say(f"The report is in {output}: open {output / 'report.html'}.", quiet)
+
+
+@app.command()
 def check(gallery: GalleryOption = _GALLERY, quiet: Quiet = False) -> None:
     """Prove that the gallery is whole, and repair what can be made again."""
     from petid_search import check as library
@@ -802,6 +892,21 @@ def _print_identification(answer: Any) -> None:
     for place, candidate in enumerate(answer.candidates, start=1):
         probability = "" if candidate.probability is None else f"{candidate.probability:6.1%}"
         _print(f"{place:4d}  {candidate.similarity:6.3f}  {probability}  {candidate.individual}  {candidate.photo}")
+
+
+def _print_result(result: Any, results: tuple[Any, ...]) -> None:
+    """The figures of one model and rule; after the first, each as its difference from the first."""
+    first, size = results[0], f"N = {result.found.individuals}"
+    if len(results) > 1:
+        _print(f"{result.model}, {result.rule}{'' if result is first else f', less {first.model}, {first.rule}'}")
+    for name, figure in (result.figures if result is first else result.minus(first)).items():
+        if figure.value is None:
+            _print(f"{name:16s} -        {figure.reason} ({size}, {figure.of})")
+        else:
+            sign = "" if result is first else "+"
+            interval = f"{figure.low:{sign}.4f} to {figure.high:{sign}.4f}" if figure.low is not None else "-"
+            measured = "" if result is first else f"{result.figures[name].value:.4f}  "
+            _print(f"{name:16s} {measured}{figure.value:{sign}.4f}  {interval:18s}  {size}, {figure.of}")
 
 
 def _print_json(value: dict[str, Any]) -> None:

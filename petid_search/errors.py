@@ -5,6 +5,8 @@ PetidError
 ├── GalleryError        the gallery cannot do what was asked
 │   └── ModelMismatch   embeddings of two models were about to be compared
 ├── ModelError          a model bundle, its weights or its name is not usable
+├── DatasetError        a folder of photos, or a split of it, cannot be evaluated
+│   └── LeakError       a split has on two sides what belongs on one
 ├── DedupError          duplicates cannot be moved aside, deleted or brought back
 └── CalibrationError    too little is known to state a threshold
 
@@ -37,6 +39,14 @@ class ModelMismatch(GalleryError):  # noqa: N818 - it says what happened
 
 class ModelError(PetidError):
     """A model bundle, its weights or its name is not usable."""
+
+
+class DatasetError(PetidError):
+    """A folder of photos, or a split of it, cannot be evaluated."""
+
+
+class LeakError(DatasetError):
+    """A split has on two sides what belongs on one: what is measured with it would flatter."""
 
 
 class DedupError(PetidError):

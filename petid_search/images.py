@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -141,6 +142,25 @@ def decode_grey(photo: Photo, size: int) -> NDArray[np.uint8]:
 def open_image(path: Path, size: int | None = None) -> NDArray[np.uint8]:
     """Read and decode one photo: `read_photo`, then `decode`."""
     return decode(read_photo(path), size)
+
+
+def time_taken(photo: Photo) -> datetime | None:
+    """When the photo was taken, by the clock of its camera, as its EXIF says; None where it does not.
+
+    Source: Exif 2.32, DateTimeOriginal, else DateTimeDigitized.
+    """
+    # Searching bytes is a hundred times faster than opening a picture, and most pictures from the web carry no EXIF.
+    if not any(mark in photo.data for mark in (b"Exif", b"eXIf", b"EXIF")):
+        return None
+    try:
+        with Image.open(io.BytesIO(photo.data), formats=_formats(photo.data)) as opened:
+            details = opened.getexif().get_ifd(ExifTags.IFD.Exif)
+        for tag in (ExifTags.Base.DateTimeOriginal, ExifTags.Base.DateTimeDigitized):
+            if tag in details:
+                return datetime.strptime(str(details[tag])[:19], "%Y:%m:%d %H:%M:%S")
+    except Exception:  # broken metadata is no reason to refuse a whole picture
+        return None
+    return None
 
 
 def is_folder(path: Path) -> bool:

@@ -10,8 +10,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from petid_search.dedup.choice import Quality, best_of, measure_quality
 from petid_search.dedup.pairs import Pairs, find_pairs
-from petid_search.dedup.quality import Quality, best_of, measure_quality
 from petid_search.dedup.ssim import SIZE, WINDOW
 from petid_search.dedup.thumbnails import Picture, ThumbnailStore
 from petid_search.errors import PhotoError

@@ -1,0 +1,193 @@
+"""A split as a file: written beside a report, read again, and audited for leaks before it is believed."""
+
+import csv
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petid_search.dataset.manifest import LabelledPhoto
+from petid_search.dataset.splits import PROTOCOLS, ROLES, Assigned, Protocol, Split
+from petid_search.errors import DatasetError, LeakError
+
+_COLUMNS: Final = ("photo", "sha256", "individual", "role", "near_duplicates", "reason", "protocol")
+_NEEDED: Final = _COLUMNS[:4]
+_NAMED: Final = 3
+"""Leaks that are named one by one; of more, the number is told."""
+
+
+def write_split(split: Split, file: Path) -> None:
+    """Write a split as CSV, one photo a line; photos by their paths from the folder on.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(_COLUMNS)
+        for one in split.photos:
+            group = "" if one.group is None else one.group
+            writer.writerow([one.photo, one.sha256, one.individual, one.role, group, one.reason, split.protocol])
+
+
+def read_split(file: Path) -> Split:
+    """Read what `write_split` wrote, or another program: `photo`, `sha256`, `individual` and `role` are needed.
+
+    Without a column `protocol`, the roles tell: `stranger` means `open-set`, `probe` means `gallery-probe`.
+
+    Raises:
+        DatasetError: the file cannot be read, or is no split.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+            heading = stream.readline()
+            stream.seek(0)
+            # Spreadsheets of half the world write semicolons.
+            lines = csv.DictReader(stream, delimiter=";" if heading.count(";") > heading.count(",") else ",")
+            rows = [(lines.line_num, row) for row in lines]
+            columns = lines.fieldnames or ()
+    except OSError as error:
+        raise DatasetError(f"The split {file} cannot be read ({error.strerror}): check the name.") from None
+    except csv.Error as error:
+        raise DatasetError(f"The split {file} is not CSV ({error}): take one that petid wrote as split.csv.") from None
+    if missing := [column for column in _NEEDED if column not in columns]:
+        raise DatasetError(f"The split {file} has no column {missing[0]!r}: it needs {', '.join(_NEEDED)}.")
+    photos = tuple(_assigned(row, f"{file}, line {number}") for number, row in rows)
+    for photo, times in Counter(one.photo for one in photos).items():
+        if times > 1:
+            raise LeakError(f"The split {file} names {photo} {times} times: leave one line for it.")
+    return Split(_protocol(file, photos, {row.get("protocol") or "" for _, row in rows}), photos)
+
+
+def fit_split(split: Split, photos: Sequence[LabelledPhoto], *, source: Path) -> Split:
+    """The photos of a split that are used, in the order of the manifest; each is there, and its bytes are the same.
+
+    Whom a photo shows is what the split says, not where the photo lies now.
+
+    Args:
+        split: as it was read.
+        photos: the folder's manifest.
+        source: the file that it was read from, for messages.
+
+    Raises:
+        DatasetError: a photo is missing, or has changed since the split was made.
+    """
+    by_name = {photo.name: photo for photo in photos}
+    used = [one for one in split.photos if one.role != "left out"]
+    missing = [one.photo for one in used if one.photo not in by_name]
+    if missing:
+        raise DatasetError(
+            f"The split {source} names {_some(missing)}, which the folder does not hold or which cannot be read: "
+            "put back the photos, or take a split of this folder."
+        )
+    changed = [one.photo for one in used if one.sha256.lower() != by_name[one.photo].sha256]
+    if changed:
+        raise DatasetError(
+            f"Since the split {source} was made, {_some(changed)} changed: put back the photos, or make a new split."
+        )
+    place = {photo.name: number for number, photo in enumerate(photos)}
+    ordered = sorted(used, key=lambda one: place[one.photo])
+    return Split(split.protocol, tuple(replace(one, sha256=one.sha256.lower()) for one in ordered))
+
+
+def leaks(split: Split, photos: Sequence[LabelledPhoto], groups: NDArray[np.int64]) -> list[str]:
+    """What a split has on two sides that belongs on one, each leak with its photos.
+
+    Args:
+        split: its used photos, as `fit_split` gives them.
+        photos: of each photo of the split, its entry in the manifest.
+        groups: int64, (photos,), the group of near-duplicates of each.
+
+    Returns:
+        a part of a sentence for each leak: the same bytes, or near-duplicates, in the gallery and among the probes; an
+        individual both enrolled and a stranger; a probe whose individual is not enrolled; a probe that is not younger
+        than the gallery's photos of its individual, where the protocol is `by-time`; the same bytes twice on one side
+        or under two names.
+    """
+    found = []
+    gallery = [place for place, one in enumerate(split.photos) if one.role == "gallery"]
+    others = [place for place, one in enumerate(split.photos) if one.role in ("probe", "stranger")]
+
+    first_of_bytes: dict[str, int] = {}
+    for place, one in enumerate(split.photos):
+        first = split.photos[first_of_bytes.setdefault(one.sha256, place)]
+        if first is not one and first.individual != one.individual:
+            found.append(f"{first.photo} and {one.photo} are the same bytes under two names")
+        elif first is not one and first.role == one.role:
+            found.append(f"{first.photo} and {one.photo} are the same bytes and would be counted twice")
+    enrolled_bytes = {split.photos[place].sha256: split.photos[place].photo for place in reversed(gallery)}
+    enrolled_groups = {int(groups[place]): split.photos[place].photo for place in reversed(gallery)}
+    enrolled_photo = {split.photos[place].individual: split.photos[place].photo for place in reversed(gallery)}
+    newest = defaultdict(list)
+    for place in gallery:
+        if (taken := photos[place].taken) is not None:
+            newest[split.photos[place].individual].append((taken, split.photos[place].photo))
+    for place in others:
+        one, taken = split.photos[place], photos[place].taken
+        if (twin := enrolled_bytes.get(one.sha256)) is not None:
+            found.append(f"{one.role} {one.photo} has the same bytes as {twin} of the gallery")
+        elif (twin := enrolled_groups.get(int(groups[place]))) is not None:
+            found.append(f"{one.role} {one.photo} is a near-duplicate of {twin} of the gallery")
+        if one.role == "stranger" and one.individual in enrolled_photo:
+            found.append(
+                f"{one.individual} is a stranger with {one.photo} and enrolled with {enrolled_photo[one.individual]}"
+            )
+        if one.role == "probe" and one.individual not in enrolled_photo:
+            found.append(f"probe {one.photo} shows {one.individual}, of whom nothing is enrolled")
+        if split.protocol == "by-time" and one.individual in newest and taken is not None:
+            latest, enrolled = max(newest[one.individual])
+            if taken <= latest:
+                found.append(f"probe {one.photo} is not younger than {enrolled} of the gallery")
+    return found
+
+
+def refuse_leaks(found: Sequence[str], source: Path | str) -> None:
+    """Raise a LeakError that names the leaks, if there are any."""
+    if found:
+        more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        raise LeakError(
+            f"The split {source} leaks: {'; '.join(found[:_NAMED])}{more}. Leave one of each out (role `left out`)."
+        )
+
+
+def _assigned(row: dict[str, str | None], where: str) -> Assigned:
+    photo, sha256, individual, role = (row[column] or "" for column in _NEEDED)
+    if not (photo and sha256 and individual):
+        raise DatasetError(f"{where}: a photo needs its path, its sha256 and its individual.")
+    if role not in ROLES:
+        raise DatasetError(f"{where}: the role {role!r} is unknown; it is one of {', '.join(ROLES)}.")
+    group = row.get("near_duplicates") or ""
+    if group and not (group.isascii() and group.isdigit() and len(group) < 16):
+        raise DatasetError(f"{where}: near_duplicates is the number of a group, or empty; it is {group!r}.")
+    return Assigned(photo, sha256, individual, role, int(group) if group else None, row.get("reason") or "")
+
+
+def _protocol(file: Path, photos: Sequence[Assigned], named: set[str]) -> Protocol:
+    roles = {one.role for one in photos} - {"left out"}
+    if len(named - {""}) > 1:
+        raise DatasetError(f"The split {file} names several protocols: take one of them.")
+    guessed: Protocol = "leave-one-out" if "both" in roles else "open-set" if "stranger" in roles else "gallery-probe"
+    protocol = next(iter(named - {""}), guessed)
+    if protocol not in PROTOCOLS:
+        raise DatasetError(f"The split {file} has the protocol {protocol!r}: it is one of {', '.join(PROTOCOLS)}.")
+    wanted: dict[str, set[str]] = {
+        "leave-one-out": {"both"},
+        "verification": {"both"},
+        "open-set": {"gallery", "probe", "stranger"},
+    }
+    expected = wanted.get(protocol, {"gallery", "probe"})
+    if roles != expected:
+        raise DatasetError(
+            f"The split {file} has the roles {', '.join(sorted(roles)) or 'none'}; for the protocol {protocol} "
+            f"they are {', '.join(sorted(expected))}."
+        )
+    return protocol
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

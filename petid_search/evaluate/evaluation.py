@@ -1,0 +1,295 @@
+"""Evaluate models and rules on the photos of a folder: embed, split, search, measure."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petid_search.dataset.manifest import LabelledPhoto
+from petid_search.dataset.split_file import fit_split, leaks, read_split, refuse_leaks
+from petid_search.dataset.splits import Assigned, Protocol, Split, make_split, near_duplicate_groups
+from petid_search.dedup.duplicates import THRESHOLD
+from petid_search.dedup.pairs import find_pairs
+from petid_search.dedup.thumbnails import Picture, ThumbnailStore
+from petid_search.embed import Embedded, Unreadable, embed_photos
+from petid_search.errors import DatasetError, PhotoError
+from petid_search.evaluate.figures import (
+    REPLICATES,
+    Figure,
+    Measured,
+    difference,
+    draw_individuals,
+    measure_pairs,
+    measure_ranks,
+)
+from petid_search.evaluate.quality import qualities
+from petid_search.evaluate.search import Found, Ranked, Sides, search
+from petid_search.index.rule import RULES, Rule
+from petid_search.models.runtime import Embedder
+
+NearDuplicates = Callable[[Sequence[LabelledPhoto]], NDArray[np.int64]]
+
+
+def near_duplicate_pairs(photos: Sequence[LabelledPhoto]) -> NDArray[np.int64]:
+    """Pairs of photos that are nearly the same picture, by SSIM, those of the same bytes among them.
+
+    Photos that cannot be read any more have no pairs.
+
+    Returns:
+        int64, (pairs, 2), places in `photos`.
+    """
+    with ThumbnailStore() as store:
+        read = store.read([photo.path for photo in photos])
+    places = np.array([place for place, one in enumerate(read) if isinstance(one, Picture)], np.int64)
+    if not len(places):
+        return np.empty((0, 2), np.int64)
+    found = find_pairs(np.stack([one.thumbnail for one in read if isinstance(one, Picture)]), THRESHOLD)
+    return np.stack([places[found.first], places[found.second]], axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one model gave by one rule.
+
+    Attributes:
+        model: its name.
+        fingerprint: of what makes its embeddings.
+        rule: name of the rule.
+        figures: by name; those of identification first.
+        thresholds: similarities by the name of the rate that they stand for; None where it cannot be stated.
+        ranks: identification, with what its curves are drawn from; None where only pairs were asked for.
+        pairs: verification, likewise; the same for all rules of a model.
+        ranked: each probe's result.
+    """
+
+    model: str
+    fingerprint: str
+    rule: str
+    figures: dict[str, Figure]
+    thresholds: dict[str, float | None]
+    ranks: Measured | None
+    pairs: Measured
+    ranked: Ranked
+
+    @property
+    def found(self) -> Found:
+        """The search that this was measured on."""
+        return self.pairs.found
+
+    def minus(self, other: "Result") -> dict[str, Figure]:
+        """How much more its figures are than another's on the same photos, without those that must be the same."""
+        names = set(self.figures)
+        if self.fingerprint == other.fingerprint:
+            names -= {*self.pairs.figures, "mAP", "mINP"}
+        return {name: difference(self.figures[name], other.figures[name]) for name in self.figures if name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Everything that a report tells.
+
+    Attributes:
+        split: the roles of all photos of the folder, or of the split that was given.
+        photos: those that were used, in the order of their numbers in `sides`.
+        individuals: their names, in the order of their numbers.
+        sides: who was searched for among whom.
+        strangers: bool, (probes,), whether a probe's individual is none of the enrolled by design.
+        results: one for each model and rule; the first is what the others are compared with.
+        failed: photos that could not be read.
+        seed: of split and intervals.
+        replicates: how often individuals were drawn anew.
+        given: the file of a split that was given; None where it was made.
+    """
+
+    split: Split
+    photos: tuple[LabelledPhoto, ...]
+    individuals: tuple[str, ...]
+    sides: Sides
+    strangers: NDArray[np.bool_]
+    results: tuple[Result, ...]
+    failed: tuple[PhotoError, ...]
+    seed: int
+    replicates: int
+    given: Path | None
+
+
+def evaluate(
+    photos: Sequence[LabelledPhoto],
+    embedders: Sequence[Embedder],
+    *,
+    rules: Sequence[str] = ("best-photo",),
+    protocol: Protocol | None = None,
+    split: Path | None = None,
+    enrolled: float = 0.5,
+    seed: int = 0,
+    replicates: int = REPLICATES,
+    near_duplicates: NearDuplicates = near_duplicate_pairs,
+    advance: Callable[[], object] | None = None,
+) -> Evaluation:
+    """Measure how well models tell the individuals of a folder apart.
+
+    Args:
+        photos: the folder's manifest.
+        embedders: models to compare, one at least; all are measured on the same photos and the same draws.
+        rules: names of rules to compare (see index.rule.RULES), one at least.
+        protocol: how the photos are divided (see dataset.splits.make_split); by default that of the split given, else
+            leave-one-out.
+        split: a file with a split to use again; it is audited for leaks.
+        enrolled: share of individuals that the protocol `open-set` enrolls, in (0, 1).
+        seed: of the split and of the intervals; the same seed gives the same report.
+        replicates: how often individuals are drawn anew for the intervals.
+        near_duplicates: finds the pairs of near-identical photos.
+        advance: told of each photo embedded; there are len(photos) · len(embedders), or fewer where a split leaves out.
+
+    Raises:
+        DatasetError: the photos or the split cannot be evaluated.
+        LeakError: the split given has on two sides what belongs on one.
+        ModelError: a model cannot be used.
+    """
+    given = None if split is None else _given(split, photos, protocol)
+    if given is not None:
+        named = {one.photo for one in given.photos}
+        photos = [photo for photo in photos if photo.name in named]
+    failed: dict[Path, PhotoError] = {}
+    vectors = [_embed(photos, embedder, failed, advance or (lambda: None)) for embedder in embedders]
+    kept = np.array([place for place, photo in enumerate(photos) if photo.path not in failed], np.int64)
+    readable = [photos[place] for place in kept]
+    pairs = near_duplicates(readable)
+    if given is None:
+        groups = near_duplicate_groups(len(readable), pairs)
+        made = make_split(readable, groups, protocol or "leave-one-out", seed=seed, enrolled=enrolled)
+    else:
+        made = Split(given.protocol, tuple(one for one in given.photos if one.photo in {p.name for p in readable}))
+        groups = near_duplicate_groups(len(readable), np.concatenate([pairs, _linked(made.photos)]))
+    # A split that petid has just made passes the same audit as any other.
+    places = np.array([place for place, one in enumerate(made.photos) if one.role != "left out"], np.int64)
+    used = Split(made.protocol, tuple(made.photos[place] for place in places))
+    found_leaks = leaks(used, [readable[place] for place in places], groups[places])
+    refuse_leaks(found_leaks, split or "that was made just now")
+    made = _with_failed(made, photos, failed)
+
+    sides, strangers, names = _sides(used, groups[places])
+    weightings = _weightings(sides, strangers, len(names), replicates, seed)
+    chosen = [RULES[name] for name in rules]
+    of_photos = qualities([readable[p].path for p in places]) if any(rule.weighs_quality for rule in chosen) else None
+    results = []
+    for embedder, embedded in zip(embedders, vectors, strict=True):
+        results += _measure(
+            embedder, embedded[kept][places], used.protocol, sides, strangers, chosen, weightings, of_photos
+        )
+    return Evaluation(
+        made,
+        tuple(readable[place] for place in places),
+        names,
+        sides,
+        strangers,
+        tuple(results),
+        tuple(failed.values()),
+        seed,
+        replicates,
+        split,
+    )
+
+
+def _given(file: Path, photos: Sequence[LabelledPhoto], protocol: Protocol | None) -> Split:
+    """The split of a file, fitted to the folder; leaks that are seen without looking at photos are told at once."""
+    split = read_split(file)
+    if protocol is not None and protocol != split.protocol:
+        raise DatasetError(f"The split {file} is one for {split.protocol}, not for {protocol}: leave out --protocol.")
+    fitted = fit_split(split, photos, source=file)
+    by_name = {photo.name: photo for photo in photos}
+    entries = [by_name[one.photo] for one in fitted.photos]
+    groups = near_duplicate_groups(len(entries), _linked(fitted.photos))
+    refuse_leaks(leaks(fitted, entries, groups), file)
+    return fitted
+
+
+def _embed(
+    photos: Sequence[LabelledPhoto],
+    embedder: Embedder,
+    failed: dict[Path, PhotoError],
+    advance: Callable[[], object],
+) -> NDArray[np.float32]:
+    vectors = np.zeros((len(photos), embedder.dimension), np.float32)
+    results = embed_photos((photo.path for photo in photos), embedder)
+    for place, result in enumerate(results):
+        if isinstance(result, Unreadable):
+            failed.setdefault(result.path, result.error)
+        elif isinstance(result, Embedded):
+            vectors[place] = result.vector
+            if result.photo.sha256 != photos[place].sha256:
+                path = result.photo.path
+                failed.setdefault(path, PhotoError(f"{path} changed while it was evaluated: evaluate again."))
+        advance()
+    return vectors
+
+
+def _linked(photos: Sequence[Assigned]) -> NDArray[np.int64]:
+    """Pairs of the photos that a split puts into one group of near-duplicates."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for place, one in enumerate(photos):
+        if one.group is not None:
+            groups[one.group].append(place)
+    return np.array([pair for places in groups.values() for pair in pairwise(places)], np.int64).reshape(-1, 2)
+
+
+def _with_failed(split: Split, photos: Sequence[LabelledPhoto], failed: dict[Path, PhotoError]) -> Split:
+    """The split with the photos that could not be read, which are left out, in the order of the manifest."""
+    assigned = {one.photo: one for one in split.photos}
+    for photo in photos:
+        if photo.path in failed:
+            assigned[photo.name] = Assigned(
+                photo.name, photo.sha256, photo.individual, "left out", None, "cannot be read"
+            )
+    return replace(split, photos=tuple(assigned[photo.name] for photo in photos))
+
+
+def _sides(split: Split, groups: NDArray[np.int64]) -> tuple[Sides, NDArray[np.bool_], tuple[str, ...]]:
+    names, owners = np.unique([one.individual for one in split.photos], return_inverse=True)
+    roles = np.array([one.role for one in split.photos])
+    gallery = np.flatnonzero(np.isin(roles, ("gallery", "both")))
+    probes = np.flatnonzero(np.isin(roles, ("probe", "stranger", "both")))
+    sides = Sides(owners.astype(np.int64), groups, gallery, probes)
+    return sides, roles[probes] == "stranger", tuple(names.tolist())
+
+
+def _weightings(
+    sides: Sides, strangers: NDArray[np.bool_], individuals: int, replicates: int, seed: int
+) -> NDArray[np.int64]:
+    """Individuals drawn anew; those without a probe have no part in any figure and are not drawn."""
+    probed = np.unique(sides.owners[sides.probes])
+    is_stranger = np.zeros(individuals, bool)
+    is_stranger[sides.owners[sides.probes[strangers]]] = True
+    weightings = np.ones((1 + replicates, individuals), np.int64)
+    weightings[:, probed] = draw_individuals(is_stranger[probed], replicates, seed)
+    return weightings
+
+
+def _measure(
+    embedder: Embedder,
+    vectors: NDArray[np.float32],
+    protocol: Protocol,
+    sides: Sides,
+    strangers: NDArray[np.bool_],
+    rules: Sequence[Rule],
+    weightings: NDArray[np.int64],
+    of_photos: NDArray[np.float32] | None,
+) -> list[Result]:
+    found = search(vectors, sides, rules, weightings, qualities=of_photos)
+    pairs = measure_pairs(found)
+    results = []
+    for rule in rules:
+        ranked = found.rules[rule.name]
+        ranks = None
+        if protocol != "verification":
+            ranks = measure_ranks(found, ranked, sides.owners[sides.probes], strangers, weightings)
+        figures = {**(ranks.figures if ranks else {}), **pairs.figures}
+        thresholds = {**(ranks.thresholds if ranks else {}), **pairs.thresholds}
+        results.append(
+            Result(embedder.name, embedder.fingerprint, rule.name, figures, thresholds, ranks, pairs, ranked)
+        )
+    return results

@@ -1,0 +1,661 @@
+"""`petid evaluate`: what it measures equals plain loops, and what it writes can be read, repeated and trusted."""
+
+import csv
+import itertools
+import json
+import os
+import re
+import shutil
+import sys
+from functools import partial
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import draw_animal
+from PIL import Image
+
+from petid_search import metrics
+from petid_search.cli import ProtocolName, RuleName
+from petid_search.dataset.manifest import read_manifest
+from petid_search.dataset.splits import PROTOCOLS
+from petid_search.errors import DatasetError, LeakError
+from petid_search.evaluate import Figure, evaluate, write_report
+from petid_search.evaluate.evaluation import near_duplicate_pairs
+from petid_search.evaluate.figures import difference, draw_individuals, measure_pairs, measure_ranks
+from petid_search.evaluate.page import meaning
+from petid_search.evaluate.quality import sharpness
+from petid_search.evaluate.search import BINS, Sides, search
+from petid_search.index.rule import BEST, MEDOIDS, RULES
+
+IDENTIFICATION = [
+    *("rank_1", "rank_5", "rank_10", "mAP", "mINP", "fnir@fpir=0.01", "dir@fpir=0.01", "fnir@fpir=0.1", "dir@fpir=0.1"),
+    *("auroc", "oscr", "baks@fpir=0.01", "baus@fpir=0.01"),
+]
+VERIFICATION = ["auc", "eer", "tar@far=0.01", "tar@far=0.001"]
+PICTURES = {"cmc.png", "roc.png", "det.png", "fnir-fpir.png", "oscr.png", "similarities.png"}
+
+
+def unit(vectors):
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def photos():
+    """Embeddings of 150 photos of 13 individuals, one of whom has one photo; owners; groups; qualities."""
+    rng = np.random.default_rng(5)
+    owners = np.concatenate([np.arange(12), rng.integers(12, size=137), [12]])
+    rng.shuffle(owners)
+    vectors = unit(unit(rng.standard_normal((13, 16)))[owners] + 1.2 * unit(rng.standard_normal((150, 16))))
+    groups = np.arange(150)
+    groups[[7, 31, 44]] = 3  # with photo 3: whoever they show
+    same = np.flatnonzero(owners == owners[0])
+    groups[same[1]] = groups[same[0]]
+    return vectors, owners, groups, rng.uniform(0.1, 1, 150).astype(np.float32)
+
+
+def everyone(owners, groups) -> Sides:
+    return Sides(owners, groups, np.arange(len(owners)), np.arange(len(owners)))
+
+
+def divided(owners, groups) -> Sides:
+    """Some enrolled, the others searched for; near-duplicates on one side; individuals 9 to 12 are strangers."""
+    rng = np.random.default_rng(6)
+    side = rng.random(groups.max() + 1) < 0.6
+    enrolled = side[groups] & (owners < 9)
+    return Sides(
+        owners, groups, rng.permutation(np.flatnonzero(enrolled)), rng.permutation(np.flatnonzero(~side[groups]))
+    )
+
+
+def once(owners):
+    return np.ones((1, owners.max() + 1), np.int64)
+
+
+# The search
+
+
+@pytest.mark.parametrize("arrange", [everyone, divided])
+@pytest.mark.parametrize("rule", RULES)
+def test_ranks_and_similarities_equal_plain_loops(photos, arrange, rule):
+    vectors, owners, groups, qualities = photos
+    sides = arrange(owners, groups)
+    found = search(vectors, sides, [RULES[rule]], once(owners), qualities=qualities)
+    ranked = found.rules[rule]
+    # A template may hold a near-duplicate under another name; the rules that keep photos leave it out.
+    shared = {group for group in groups if len({owners[p] for p in np.flatnonzero(groups == group)}) > 1}
+    assert found.individuals == len({owners[p] for p in sides.gallery})
+    for place, probe in enumerate(sides.probes):
+        by_individual = {}
+        for individual in sorted({owners[p] for p in sides.gallery}):
+            own = [p for p in sides.gallery if owners[p] == individual and groups[p] != groups[probe]]
+            if own:
+                by_individual[individual] = RULES[rule].similarity(vectors[probe], vectors[own], qualities[own])
+        if RULES[rule].templates is not None and groups[probe] in shared:
+            continue
+        own = by_individual.pop(owners[probe], None)
+        nearest = max(by_individual, key=by_individual.get)
+        assert ranked.nearest_other[place] == nearest
+        assert ranked.other[place] == pytest.approx(by_individual[nearest], abs=1e-5)
+        if own is None:
+            assert (ranked.ranks[place], ranked.own[place]) == (0, -np.inf)
+        else:
+            assert ranked.own[place] == pytest.approx(own, abs=1e-5)
+            assert ranked.ranks[place] == 1 + sum(other >= own for other in by_individual.values())
+
+
+@pytest.mark.parametrize("arrange", [everyone, divided])
+def test_precision_penalty_and_nearest_photo_equal_plain_loops(photos, arrange):
+    vectors, owners, groups, _ = photos
+    sides = arrange(owners, groups)
+    found = search(vectors, sides, [RULES["best-photo"]], once(owners))
+    for place, probe in enumerate(sides.probes):
+        items = sorted(
+            (p for p in sides.gallery if groups[p] != groups[probe]), key=lambda p: -float(vectors[p] @ vectors[probe])
+        )
+        right = [owners[p] == owners[probe] for p in items]
+        assert found.nearest[place] == next(p for p in items if owners[p] != owners[probe])
+        if any(right):
+            precisions = [sum(right[: at + 1]) / (at + 1) for at, hit in enumerate(right) if hit]
+            assert found.precisions[place] == pytest.approx(np.mean(precisions))
+            assert found.penalties[place] == pytest.approx(sum(right) / (max(np.flatnonzero(right)) + 1))
+        else:
+            assert np.isnan([found.precisions[place], found.penalties[place]]).all()
+
+
+@pytest.mark.parametrize("arrange", [everyone, divided])
+def test_histograms_of_pairs_equal_plain_loops_under_every_weighting(photos, arrange):
+    vectors, owners, groups, _ = photos
+    sides = arrange(owners, groups)
+    weightings = draw_individuals(np.zeros(13, bool), 3, seed=1)
+    pairs = search(vectors, sides, [RULES["best-photo"]], weightings).pairs
+    width = pairs.centres[1] - pairs.centres[0]
+    counted = np.zeros((2, len(weightings)))
+    where = np.zeros((2, len(weightings)))
+    for probe in sides.probes:
+        for photo in sides.gallery:
+            if groups[photo] != groups[probe]:
+                kind = int(owners[photo] != owners[probe])
+                counted[kind] += weightings[:, owners[probe]]
+                where[kind] += weightings[:, owners[probe]] * float(vectors[photo] @ vectors[probe])
+    for kind, histograms in enumerate((pairs.genuine, pairs.impostor)):
+        assert histograms.shape == (4, BINS)
+        np.testing.assert_array_equal(histograms.sum(axis=1), counted[kind])
+        np.testing.assert_allclose(histograms @ pairs.centres, where[kind], atol=width * counted[kind].max())
+    assert pairs.counts == tuple(counted[:, 0] // (2 if arrange is everyone else 1))
+
+
+def test_the_result_is_the_same_whatever_the_block(photos):
+    vectors, owners, groups, _ = photos
+    # Similarities that are exact in float32, so that the block cannot make the last bit different.
+    vectors = np.sign(vectors) / 4
+    weightings = draw_individuals(np.zeros(13, bool), 20, seed=2)
+    whole, *others = (
+        search(
+            vectors.astype(np.float32),
+            everyone(owners, groups),
+            [RULES["best-photo"], RULES["best-3"]],
+            weightings,
+            block=block,
+        )
+        for block in (1000, 1, 7, 149)
+    )
+    for other in others:
+        for name, ranked in whole.rules.items():
+            for field in ("ranks", "own", "other", "nearest_other"):
+                np.testing.assert_array_equal(getattr(ranked, field), getattr(other.rules[name], field))
+        np.testing.assert_array_equal(whole.precisions, other.precisions)
+        np.testing.assert_array_equal(whole.pairs.genuine, other.pairs.genuine)
+        np.testing.assert_array_equal(whole.pairs.impostor, other.pairs.impostor)
+        np.testing.assert_array_equal(whole.nearest, other.nearest)
+
+
+def test_ties_count_against_the_right_individual():
+    # Photos 0 and 1 show one individual, 2 another; all are the same picture.
+    vectors, owners = np.tile(unit(np.ones(4)), (3, 1)), np.array([0, 0, 1])
+    for rule in RULES.values():
+        found = search(vectors, everyone(owners, np.arange(3)), [rule], once(owners))
+        assert found.rules[rule.name].ranks.tolist() == [2, 2, 0], rule.name
+
+
+def test_a_thousand_photos_never_stand_in_one_matrix():
+    import tracemalloc
+
+    rng = np.random.default_rng(0)
+    count = 4000
+    vectors, owners = unit(rng.standard_normal((count, 8))), np.repeat(np.arange(count // 4), 4)
+    tracemalloc.start()
+    search(vectors, everyone(owners, np.arange(count)), [RULES["best-photo"]], once(owners), block=64)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < count * count * 4 / 2, "half of a float32 matrix of all pairs"
+
+
+# The rules
+
+
+def test_templates_are_what_their_names_say():
+    rng = np.random.default_rng(1)
+    photos, qualities = unit(rng.standard_normal((9, 5))), rng.uniform(0.1, 1, 9).astype(np.float32)
+    probe = unit(rng.standard_normal(5))
+    of_photos = sorted(float(photo @ probe) for photo in photos)
+
+    def similarity(rule):
+        return RULES[rule].similarity(probe, photos, qualities)
+
+    assert similarity("best-photo") == pytest.approx(of_photos[-1])
+    assert similarity("best-3") == pytest.approx(np.mean(of_photos[-BEST:]))
+    assert similarity("mean") == pytest.approx(float(unit(photos.mean(axis=0)) @ probe), abs=1e-6)
+    assert similarity("quality-mean") == pytest.approx(
+        float(unit(sum(q * p for q, p in zip(qualities, photos, strict=True))) @ probe), abs=1e-6
+    )
+    medoids = RULES["medoids"].templates(photos, qualities)
+    assert medoids.shape == (MEDOIDS, 5)
+    assert all(any(np.array_equal(medoid, photo) for photo in photos) for medoid in medoids)
+    most_central = photos[np.argmax((photos @ photos.T).sum(axis=1))]
+    np.testing.assert_array_equal(medoids[0], most_central)
+    few = RULES["best-3"].similarity(probe, photos[:2], qualities[:2])
+    assert few == pytest.approx(float((photos[:2] @ probe).mean())), "fewer photos than are averaged"
+
+
+def test_the_command_line_names_the_rules_and_protocols_that_there_are():
+    assert [rule.value for rule in RuleName] == list(RULES)
+    assert ProtocolName.__args__ == PROTOCOLS
+
+
+def test_a_blurred_photo_is_less_sharp():
+    image = draw_animal(1, 1)
+    small = np.asarray(Image.fromarray(image).resize((16, 16)).resize((64, 64)))
+    assert 0 < sharpness(small) < sharpness(image)
+    darker = (image // 2).astype(np.uint8)
+    assert sharpness(darker) == pytest.approx(sharpness(image), rel=0.05)
+    assert sharpness(np.full((8, 8, 3), 7, np.uint8)) == 0
+
+
+# The figures
+
+
+def measured(photos, arrange, replicates=200, rule="best-photo"):
+    vectors, owners, groups, _ = photos
+    sides = arrange(owners, groups)
+    strangers = owners[sides.probes] >= 9 if arrange is divided else np.zeros(len(sides.probes), bool)
+    weightings = draw_individuals(np.zeros(13, bool), replicates, seed=3)
+    found = search(vectors, sides, [RULES[rule]], weightings)
+    ranked, of_probes = found.rules[rule], owners[sides.probes]
+    return found, ranked, of_probes, strangers, measure_ranks(found, ranked, of_probes, strangers, weightings)
+
+
+@pytest.mark.parametrize("arrange", [everyone, divided])
+def test_figures_are_the_measures_of_what_was_found(photos, arrange):
+    found, ranked, owners, strangers, those = measured(photos, arrange)
+    mated = ranked.ranks > 0
+    non_mated = ranked.other[strangers if strangers.any() else slice(None)]
+    own, ranks = ranked.own[mated], ranked.ranks[mated]
+    values = {name: figure.value for name, figure in those.figures.items()}
+    assert values["rank_1"] == np.mean(ranks == 1)
+    assert values["rank_5"] == np.mean(ranks <= 5)
+    assert values["mAP"] == pytest.approx(np.mean(found.precisions[mated]))
+    assert values["mINP"] == pytest.approx(np.mean(found.penalties[mated]))
+    threshold = those.thresholds["fpir=0.1"]
+    assert np.mean(non_mated >= threshold) <= 0.1 < np.mean(non_mated >= np.nextafter(np.float32(threshold), -1)) + 1e-9
+    assert values["fnir@fpir=0.1"] == np.mean((own < threshold) | (ranks > 1))
+    assert values["dir@fpir=0.1"] == pytest.approx(1 - values["fnir@fpir=0.1"])
+    first = np.maximum(own, ranked.other[mated])
+    above = (first[:, None] > non_mated).mean() + (first[:, None] == non_mated).mean() / 2
+    assert values["auroc"] == pytest.approx(above)
+    right = ((own[:, None] > non_mated) + (own[:, None] == non_mated) / 2) * (ranks == 1)[:, None]
+    assert values["oscr"] == pytest.approx(right.mean())
+    if arrange is everyone:  # enough non-mated probes
+        threshold = those.thresholds["fpir=0.01"]
+        found_right = {
+            i: np.mean((own >= threshold)[owners[mated] == i] & (ranks == 1)[owners[mated] == i]) for i in owners[mated]
+        }
+        refused = {i: np.mean((non_mated < threshold)[owners == i]) for i in owners}
+        assert values["baks@fpir=0.01"] == pytest.approx(np.mean(list(found_right.values())))
+        assert values["baus@fpir=0.01"] == pytest.approx(np.mean(list(refused.values())))
+    assert list(those.figures) == IDENTIFICATION
+    for figure in those.figures.values():
+        if figure.value is not None:
+            assert figure.low <= figure.value <= figure.high
+            assert np.isfinite([figure.low, figure.high]).all()
+
+
+def test_pairs_are_measured_as_finely_as_the_bins(photos):
+    vectors, owners, groups, _ = photos
+    found = search(vectors, everyone(owners, groups), [RULES["best-photo"]], once(owners))
+    a, b = np.triu_indices(150, 1)
+    apart = groups[a] != groups[b]
+    similarities, same = (vectors @ vectors.T)[a, b][apart], (owners[a] == owners[b])[apart]
+    figures = measure_pairs(found).figures
+    genuine, impostor = similarities[same], similarities[~same]
+    assert figures["auc"].value == pytest.approx(metrics.auc(genuine, impostor), abs=1e-3)
+    assert figures["eer"].value == pytest.approx(metrics.eer(genuine, impostor), abs=1e-2)
+    assert figures["tar@far=0.01"].value == pytest.approx(metrics.tar_at_far(genuine, impostor, 0.01), abs=2e-2)
+    assert figures["auc"].of == f"{same.sum()} genuine and {(~same).sum()} impostor pairs"
+    threshold = measure_pairs(found).thresholds["far=0.01"]
+    assert np.mean(impostor >= threshold) <= 0.01 < np.mean(impostor >= threshold - 2 * (2 / BINS)) + 1 / len(impostor)
+
+
+def test_intervals_draw_individuals_not_probes(photos):
+    _, ranked, owners, _, those = measured(photos, everyone)
+    mated = ranked.ranks > 0
+    drawn = draw_individuals(np.zeros(13, bool), 200, seed=3)
+    by_hand = []
+    for weights in drawn[1:]:
+        ranks = np.concatenate([np.repeat(ranked.ranks[mated & (owners == i)], weights[i]) for i in range(13)])
+        by_hand.append(np.mean(ranks == 1))
+    low, high = metrics.percentile_interval(by_hand)
+    assert (those.figures["rank_1"].low, those.figures["rank_1"].high) == pytest.approx((low, high))
+    probes = metrics.bootstrap_interval(partial(metrics.rank_k, ranked.ranks[mated], 1), np.arange(mated.sum()))
+    assert high - low != pytest.approx(probes.high - probes.low)
+
+
+def test_strangers_and_enrolled_individuals_are_drawn_apart():
+    strangers = np.array([False, True, True, False, True])
+    drawn = draw_individuals(strangers, 50, seed=0)
+    assert (drawn[0] == 1).all()
+    assert (drawn[:, strangers].sum(axis=1) == 3).all()
+    assert (drawn[:, ~strangers].sum(axis=1) == 2).all()
+    assert drawn[1:].max() > 1
+    assert not np.array_equal(drawn, draw_individuals(strangers, 50, seed=1))
+
+
+# A whole evaluation
+
+
+def test_every_protocol_gives_its_figures(embedder, take_photos):
+    photos = read_manifest(take_photos(12, 4))
+    for protocol in PROTOCOLS:
+        if protocol == "by-time":
+            continue
+        done = evaluate(photos, [embedder], protocol=protocol, replicates=30)
+        (result,) = done.results
+        assert list(result.figures) == ([] if protocol == "verification" else IDENTIFICATION) + VERIFICATION
+        assert done.split.protocol == protocol
+        assert result.found.individuals == (6 if protocol == "open-set" else 12)
+        assert done.strangers.any() == (protocol == "open-set")
+
+
+def test_the_same_seed_gives_the_same_report_and_a_split_can_be_given_again(embedder, take_photos, tmp_path):
+    folder = take_photos(10, 4)
+    photos = read_manifest(folder)
+    reports = []
+    for number, options in enumerate(
+        ({"protocol": "open-set"}, {"protocol": "open-set"}, {"split": tmp_path / "0/split.csv"})
+    ):
+        done = evaluate(photos, [embedder], rules=["best-photo", "mean"], seed=7, replicates=50, **options)
+        reports.append(write_report(done, folder, tmp_path / str(number)))
+        reports[-1].pop("split_given")
+    assert reports[0] == reports[1] == reports[2]
+    assert (tmp_path / "0/split.csv").read_bytes() == (tmp_path / "2/split.csv").read_bytes()
+    assert (tmp_path / "0/probes.csv").read_bytes() == (tmp_path / "2/probes.csv").read_bytes()
+    other = evaluate(photos, [embedder], protocol="open-set", seed=8, replicates=50)
+    assert other.split != done.split
+
+
+def test_a_leaky_split_is_refused_and_the_photos_named(embedder, take_photos, tmp_path):
+    folder = take_photos(6, 4)
+    photos = read_manifest(folder)
+    write_report(evaluate(photos, [embedder], protocol="gallery-probe", replicates=5), folder, tmp_path / "report")
+    split = tmp_path / "report" / "split.csv"
+    rows = list(csv.DictReader(split.open(newline="")))
+    probe = next(place for place, row in enumerate(rows) if row["role"] == "probe")
+    enrolled = next(place for place, row in enumerate(rows) if row["role"] == "gallery")
+
+    def twins(those):  # the same picture, saved again
+        places = {photo.name: place for place, photo in enumerate(those)}
+        return np.array([[places[rows[probe]["photo"]], places[rows[enrolled]["photo"]]]])
+
+    with pytest.raises(LeakError) as raised:
+        evaluate(photos, [embedder], split=split, replicates=5, near_duplicates=twins)
+    assert rows[probe]["photo"] in str(raised.value)
+    assert rows[enrolled]["photo"] in str(raised.value)
+    # The same pairs, known while the split is made, end up on one side.
+    done = evaluate(photos, [embedder], protocol="gallery-probe", replicates=5, near_duplicates=twins)
+    role = {one.photo: one.role for one in done.split.photos}
+    assert role[rows[probe]["photo"]] == role[rows[enrolled]["photo"]]
+
+
+def test_a_leak_that_no_picture_need_be_looked_at_for_is_told_before_embedding(embedder, take_photos, tmp_path):
+    folder = take_photos(6, 4)
+    photos = read_manifest(folder)
+    write_report(evaluate(photos, [embedder], protocol="open-set", replicates=5), folder, tmp_path / "report")
+    text = (tmp_path / "report" / "split.csv").read_text()
+    (tmp_path / "leaky.csv").write_text(re.sub(r",probe,", ",stranger,", text, count=1))
+    with pytest.raises(LeakError, match=r"is a stranger with .* and enrolled with"):
+        evaluate(photos, [object()], split=tmp_path / "leaky.csv")  # which is no embedder
+
+
+def test_a_photo_that_changes_meanwhile_is_named_and_left_out(embedder, take_photos):
+    folder = take_photos(4, 3)
+    photos = read_manifest(folder)
+    Image.fromarray(draw_animal(9, 9)).save(folder / "2" / "1.png")
+    done = evaluate(photos, [embedder], replicates=5)
+    (failed,) = done.failed
+    assert str(failed).startswith(f"{folder / '2' / '1.png'} changed while")
+    assert {one.photo: one.role for one in done.split.photos}["2/1.png"] == "left out"
+    assert len(done.photos) == 11
+
+
+def test_near_duplicates_that_a_split_names_are_kept_apart_when_it_is_given_again(embedder, take_photos, tmp_path):
+    folder = take_photos(4, 3)
+    photos = read_manifest(folder)
+
+    def twins(_):
+        return np.array([[0, 1], [3, 7]])
+
+    done = evaluate(photos, [embedder], replicates=5, near_duplicates=twins)
+    write_report(done, folder, tmp_path / "report")
+    again = evaluate(photos, [embedder], split=tmp_path / "report" / "split.csv", replicates=5)
+    assert again.sides.groups.tolist() == done.sides.groups.tolist()
+    np.testing.assert_array_equal(again.results[0].ranked.own, done.results[0].ranked.own)
+
+
+def test_near_duplicates_are_those_that_dedup_finds(take_photos, tmp_path):
+    folder = take_photos(3, 2)
+    shutil.copy(folder / "0" / "0.png", folder / "1" / "copy.png")
+    Image.open(folder / "2" / "0.png").save(folder / "2" / "again.jpg", quality=70)
+    Image.open(folder / "2" / "0.png").resize((48, 48), Image.Resampling.BICUBIC).save(folder / "2" / "small.png")
+    photos = read_manifest(folder)
+    pairs = {frozenset(photos[place].name for place in pair) for pair in near_duplicate_pairs(photos)}
+    assert pairs == {
+        frozenset({"0/0.png", "1/copy.png"}),
+        *map(frozenset, itertools.combinations(["2/0.png", "2/again.jpg", "2/small.png"], 2)),
+    }
+    assert near_duplicate_pairs([]).shape == (0, 2)
+
+
+def test_a_picture_saved_again_never_stands_on_both_sides(embedder, take_photos):
+    folder = take_photos(8, 4)
+    for individual in range(8):
+        for number in range(4):
+            picture = Image.open(folder / str(individual) / f"{number}.png")
+            picture.save(folder / str(individual) / f"{number}-again.jpg", quality=60)
+    done = evaluate(read_manifest(folder), [embedder], protocol="gallery-probe", replicates=5)
+    roles = {one.photo: one.role for one in done.split.photos}
+    assert {"gallery", "probe"} <= set(roles.values())
+    for photo, role in roles.items():
+        assert roles[photo.replace(".png", "-again.jpg")] == role
+
+
+def test_models_and_rules_are_compared_on_the_same_photos_and_draws(embedder, other_embedder, take_photos):
+    photos = read_manifest(take_photos(10, 4))
+    done = evaluate(photos, [embedder, other_embedder], rules=["best-photo", "mean"], replicates=100)
+    assert [(result.model, result.rule) for result in done.results] == [
+        *(("small", "best-photo"), ("small", "mean"), ("other", "best-photo"), ("other", "mean"))
+    ]
+    first, mean, other, _ = done.results
+    assert "auc" not in mean.minus(first), "pairs do not depend on the rule"
+    assert "mAP" not in mean.minus(first)
+    less = other.minus(first)
+    assert set(less) == set(first.figures)
+    for name, figure in less.items():
+        if figure.value is not None:
+            assert figure.value == pytest.approx(other.figures[name].value - first.figures[name].value)
+            paired = other.figures[name].replicates - first.figures[name].replicates
+            assert (figure.low, figure.high) == pytest.approx(metrics.percentile_interval(paired))
+    assert all(figure.value == figure.low == figure.high == 0 for figure in first.minus(first).values() if figure.value)
+
+
+def test_a_difference_is_paired_draw_by_draw():
+    rng = np.random.default_rng(0)
+    hard = rng.normal(0.5, 0.2, 100)  # what is hard for one is hard for the other
+
+    def figure(replicates, value=0.5):
+        return Figure(value, *metrics.percentile_interval(replicates), 9, "nine probes", "", replicates)
+
+    less = difference(figure(hard + 0.01), figure(hard, 0.49))
+    assert (less.value, less.low, less.high) == pytest.approx((0.01, 0.01, 0.01))
+    nothing = difference(figure(hard), Figure(None, None, None, 9, "nine probes", "too few", np.empty(0)))
+    assert (nothing.value, nothing.reason) == (None, "too few")
+
+
+def test_what_too_few_strangers_cannot_tell_is_left_out_with_the_reason(embedder, take_photos, tmp_path):
+    folder = take_photos(3, 3)
+    done = evaluate(read_manifest(folder), [embedder], replicates=20)
+    report = write_report(done, folder, tmp_path / "report")
+    left_out = report["metrics"]["fnir@fpir=0.01"]
+    assert (left_out["value"], left_out["low"], left_out["high"]) == (None, None, None)
+    assert left_out["reason"] == "FPIR 0.01 takes 100 non-mated probes at least, and there are 9"
+    assert report["metrics"]["tar@far=0.001"]["value"] is None
+    assert report["metrics"]["rank_1"]["value"] is not None
+    assert report["thresholds"]["fpir=0.01"] is None
+    text = (tmp_path / "report" / "report.json").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert json.loads(text) == report
+
+
+def test_one_individual_is_not_enough(embedder, take_photos):
+    with pytest.raises(DatasetError, match="one individual only"):
+        evaluate(read_manifest(take_photos(1, 4)), [embedder])
+
+
+# The command
+
+
+@pytest.fixture
+def strange_folder(take_photo, tmp_path) -> Path:
+    """Individuals of odd names, alike enough to be mistaken for each other; one photo is no photo."""
+    names = ("<u>Rex", "<u>a & b", "<u>$x_1^2$", "<u>_hidden", "<u>=1+1", '<u title="')
+    for number, name in enumerate(names):
+        for photo in range(3):
+            path = tmp_path / "herd" / name / f"<i>{photo}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image = draw_animal(number // 2, 10 * number + photo)
+            Image.fromarray(image).save(path)
+    (tmp_path / "herd" / "<u>a & b" / "broken.jpg").write_bytes(b"no photo")
+    return tmp_path / "herd"
+
+
+class Page(HTMLParser):
+    """What a browser would load, and whether every tag is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attributes if name in ("src", "href", "srcset", "data")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_report_holds_what_is_documented_and_a_bad_photo_is_named(petid, strange_folder, tmp_path):
+    done = petid("evaluate", "herd", "--model", "small", "--rule", "best-photo", "--rule", "medoids")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "broken.jpg" in done.stderr
+    assert re.search(r"^rank_1 +\d\.\d{4}  \d\.\d{4} to \d\.\d{4} +N = 6, 18 mated probes$", done.stdout, re.MULTILINE)
+    assert done.stdout.endswith("The report is in evaluation-herd: open evaluation-herd/report.html.\n")
+    folder = tmp_path / "evaluation-herd"
+    assert {file.name for file in folder.iterdir()} == {
+        *PICTURES,
+        *("report.json", "report.html", "metrics.csv", "probes.csv", "split.csv"),
+    }
+    report = json.loads((folder / "report.json").read_text())
+    assert (report["protocol"], report["model"], report["rule"]) == ("leave-one-out", "small", "best-photo")
+    assert (report["N"], report["photos"], report["probes"], report["mated_probes"]) == (6, 18, 18, 18)
+    assert list(report["metrics"]) == IDENTIFICATION + VERIFICATION
+    for figure in report["metrics"].values():
+        assert {"value", "low", "high", "N", "count", "of"} <= set(figure)
+    assert len(report["failed"]) == 1
+    assert "broken.jpg" in report["failed"][0]
+    assert [one["rule"] for one in report["compared"]] == ["best-photo", "medoids"]
+    assert "differences" not in report["compared"][0]
+    assert "rank_1" in report["compared"][1]["differences"]
+    assert report["compared"][0]["metrics"] == report["metrics"]
+
+    for picture in PICTURES:
+        with Image.open(folder / picture) as opened:
+            opened.load()
+            assert (opened.format, opened.width >= 600) == ("PNG", True)
+            assert len(set(opened.convert("L").resize((100, 80)).tobytes())) > 5, f"{picture} is empty"
+
+    with (folder / "probes.csv").open(newline="") as stream:
+        probes = list(csv.DictReader(stream))
+    assert len(probes) == 2 * 18
+    hits = [probe for probe in probes if probe["rule"] == "best-photo" and probe["rank"] == "1"]
+    assert len(hits) / 18 == pytest.approx(report["metrics"]["rank_1"]["value"])
+    assert all(probe["first_candidate"] == probe["individual"] for probe in hits)
+    with (folder / "metrics.csv").open(newline="") as stream:
+        lines = {(line["rule"], line["metric"]): line for line in csv.DictReader(stream)}
+    assert float(lines["best-photo", "rank_1"]["value"]) == report["metrics"]["rank_1"]["value"]
+    with (folder / "split.csv").open(newline="") as stream:
+        left_out = {row["photo"]: row["reason"] for row in csv.DictReader(stream) if row["role"] == "left out"}
+    assert left_out == {"<u>a & b/broken.jpg": "cannot be read"}
+
+
+def test_the_page_needs_nothing_beside_it_and_escapes_every_name(petid, strange_folder, tmp_path):
+    petid("evaluate", "herd", "--model", "small", "--rule", "best-photo", "--rule", "mean", "--quiet")
+    text = (tmp_path / "evaluation-herd" / "report.html").read_text()
+    page = Page(text)
+    assert page.open == []
+    assert len(page.sources) >= len(PICTURES)
+    assert all(source.startswith("data:image/") for source in page.sources)
+    assert not re.search(r"url\(|@import|https?:", text)
+    assert "script" not in page.tags
+    assert not {"u", "i"} & set(page.tags), "a name became a tag"
+    # The photos of two names are of one coat, so that mistakes must be listed, by their names as they are.
+    assert "<i>0.png" in page.text
+    assert "<u>$x_1^2$" in page.text
+    assert "viewport" in text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux only")
+def test_names_that_are_not_utf_8_are_reported_and_their_split_can_be_given_again(embedder, take_photos, tmp_path):
+    folder = take_photos(4, 3)
+    (folder / "2").rename(folder / os.fsdecode(b"caf\xe9"))
+    photos = read_manifest(folder)
+    done = evaluate(photos, [embedder], replicates=5)
+    write_report(done, folder, tmp_path / "report")
+    again = evaluate(photos, [embedder], split=tmp_path / "report" / "split.csv", replicates=5)
+    assert again.split == done.split
+    assert os.fsdecode(b"caf\xe9") in again.individuals
+
+
+def test_every_figure_has_a_meaning_in_plain_words():
+    for name in IDENTIFICATION + VERIFICATION:
+        assert meaning(name)
+        assert "{}" not in meaning(name)
+
+
+def test_a_report_is_never_overwritten(petid, take_photos, tmp_path):
+    take_photos(3, 3)
+    options = ("evaluate", "photos", "--model", "small", "--protocol", "verification", "--json")
+    assert json.loads(petid(*options).stdout)["protocol"] == "verification"
+    first = (tmp_path / "evaluation-photos" / "report.json").read_bytes()
+    assert petid(*options).returncode == 0
+    assert (tmp_path / "evaluation-photos-2" / "report.json").read_bytes() == first
+    refused = petid(*options, "--output", "evaluation-photos")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "petid: There is a report in evaluation-photos already: name another --output.\n"
+
+
+def test_what_is_asked_for_on_the_command_line_is_what_is_measured(petid, take_photos, tmp_path):
+    take_photos(10, 3)
+    options = ("--all-models", "--protocol", "open-set", "--enrolled", "0.3", "--seed", "3", "--output", "here/it/is")
+    done = petid("evaluate", "photos", *options, "--rule", "mean", "--json", "--quiet")
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+    report = json.loads(done.stdout)
+    assert report == json.loads((tmp_path / "here" / "it" / "is" / "report.json").read_text())
+    assert (report["protocol"], report["rule"], report["seed"], report["N"]) == ("open-set", "mean", 3, 3)
+    assert report["stranger_probes"] == 7 * 3
+    assert [one["model"] for one in report["compared"]] == ["other", "small"]
+    again = petid("evaluate", "photos", "--model", "small", "--split", "here/it/is/split.csv", "--quiet")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert all(re.match(r"\S+ +(\d\.\d{4}  |-  )", line) for line in again.stdout.splitlines())
+    assert "N = 3, " in again.stdout
+
+
+def test_what_cannot_be_evaluated_is_said_in_a_line(petid, take_photos, tmp_path):
+    take_photos(3, 3)
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "taken").write_text("")
+    for arguments, said in (
+        (("gone",), "There is no folder gone"),
+        (("nothing",), "There is no photo in nothing"),
+        (("photos/1",), "one individual only"),
+        (("photos", "--protocol", "by-time"), "No photo carries a time"),
+        (("photos", "--split", "gone.csv"), "The split gone.csv cannot be read"),
+        (("photos", "--output", "taken"), "taken is a file"),
+        (("photos", "--model", "none"), "There is no model 'none'"),
+    ):
+        done = petid("evaluate", "--model", "small", *arguments)
+        assert (done.returncode, done.stdout) == (1, ""), arguments
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["nothing", "photos", "taken"]
+    assert petid("evaluate", "photos", "--protocol", "magic").returncode == 2
