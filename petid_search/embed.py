@@ -11,10 +11,11 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from petid_search.cores import usable_cores
 from petid_search.dedup.ssim import SIZE
 from petid_search.errors import PhotoError
 from petid_search.images import Photo, decode, decode_grey, read_photo
-from petid_search.models.runtime import Embedder, usable_cores
+from petid_search.models.runtime import Embedder
 
 _CHUNK: Final = 8
 """Photos that a worker takes at a time, from reading to embedding."""

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from petid_search.cores import usable_cores
 from petid_search.embed import Embedded, Skipped, Unreadable, embed_photos
 from petid_search.errors import ModelError
 from petid_search.images import open_image, read_photo
 from petid_search.models.bundle import ONNX, Bundle
-from petid_search.models.runtime import Embedder, usable_cores
+from petid_search.models.runtime import Embedder
 
 # What may be read ahead of what was handed out: chunks of 8, two of them a core, one being filled, one handed out.
 AHEAD = 8 * (2 * usable_cores() + 2)

@@ -1,6 +1,5 @@
 """The manifest of a folder: every photo with its hash, whom it shows and when it was taken."""
 
-import os
 import re
 import unicodedata
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from petid_search.cores import usable_cores
 from petid_search.dataset.folder import labelled_photos
 from petid_search.errors import PhotoError
 from petid_search.images import read_photo, time_taken
@@ -63,7 +63,7 @@ def read_manifest(folder: Path, problem: Callable[[PhotoError], object] | None =
         return LabelledPhoto(path, path.relative_to(folder).as_posix(), data.sha256, individual, taken)
 
     manifest = []
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="petid-manifest") as pool:
+    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="petid-manifest") as pool:
         for result in pool.map(read, photos):
             if isinstance(result, PhotoError):
                 tell(result)

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from petid_search.cores import usable_cores
 from petid_search.dedup.choice import Quality, best_of, measure_quality
 from petid_search.dedup.pairs import Pairs, find_pairs
 from petid_search.dedup.ssim import SIZE, WINDOW
@@ -280,7 +281,7 @@ def _measured(paths: Sequence[Path], problems: list[PhotoError]) -> Iterator[Qua
         except PhotoError as error:
             return error
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for result in pool.map(measure, paths):
             if isinstance(result, PhotoError):
                 problems.append(result)

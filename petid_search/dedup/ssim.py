@@ -17,6 +17,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from petid_search.cores import usable_cores
+
 SIZE: Final = 32
 """Side of a thumbnail in pixels."""
 WINDOW: Final = 7
@@ -61,7 +63,7 @@ def ssim_of_pairs(
         part = slice(start, start + _BATCH)
         result[part] = _ssim(pixels, sums, variances, a[part], b[part])
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for _ in pool.map(compare, range(0, len(first), _BATCH)):
             pass
     return result
@@ -91,7 +93,7 @@ def signatures(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     parts = [thumbnails[start : start + _BATCH] for start in range(0, len(thumbnails), _BATCH)]
     if not parts:
         return np.empty((0, DIMENSION), np.float32)
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         return np.concatenate(list(pool.map(_signatures, parts)))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlite_utils import Database
 
+from petid_search.cores import usable_cores
 from petid_search.dedup.ssim import SIZE
 from petid_search.disk import petid_home
 from petid_search.errors import PhotoError
@@ -25,7 +27,8 @@ from petid_search.images import decode_grey, read_photo
 
 _VERSION: Final = 1
 """Of how a thumbnail is made; a file of another version is begun anew."""
-_CHUNK: Final = 256
+_CHUNK: Final = 512
+_PART: Final = 16
 _PATIENCE_S: Final = 10.0
 _SETTLED_NS: Final = 2 * 10**9
 """A file that changed so shortly before it was read may change again within one tick of its file system's clock."""
@@ -72,14 +75,17 @@ class ThumbnailStore:
             advance: told how many more are done.
         """
         results: list[Picture | PhotoError] = []
-        with ThreadPoolExecutor(thread_name_prefix="petid-thumbnail") as pool:
+        with ThreadPoolExecutor(usable_cores(), thread_name_prefix="petid-thumbnail") as pool:
             for start in range(0, len(paths), _CHUNK):
                 chunk = paths[start : start + _CHUNK]
                 stamps = [_stamp(path) for path in chunk]
                 found = self._known(chunk, stamps)
                 unknown = [place for place, picture in enumerate(found) if picture is None]
                 read_at = time.time_ns()
-                made = list(pool.map(self._make, [chunk[place] for place in unknown]))
+                parts = [unknown[part : part + _PART] for part in range(0, len(unknown), _PART)]
+                made = chain.from_iterable(
+                    pool.map(lambda part, chunk=chunk: [self._make(chunk[i]) for i in part], parts)
+                )
                 news = []
                 for place, result in zip(unknown, made, strict=True):
                     found[place] = result

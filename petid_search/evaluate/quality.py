@@ -1,6 +1,5 @@
 """How well a photo shows its animal, for rules that let better photos weigh more."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from petid_search.cores import usable_cores
 from petid_search.images import open_image
 
 _SIDE: Final = 128
@@ -42,6 +42,6 @@ def qualities(photos: Sequence[Path]) -> NDArray[np.float32]:
     Raises:
         PhotoError: a photo cannot be read.
     """
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="petid-quality") as pool:
+    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="petid-quality") as pool:
         values = list(pool.map(lambda path: sharpness(open_image(path, _SIDE)), photos))
     return np.maximum(np.array(values, np.float32), np.float32(1e-3))

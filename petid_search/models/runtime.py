@@ -1,12 +1,12 @@
 """Images become embeddings here, by ONNX Runtime: no TensorFlow, and nothing loaded before it is needed."""
 
-import os
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from petid_search.cores import usable_cores
 from petid_search.errors import ModelError
 from petid_search.images import FIT
 from petid_search.models.bundle import HEAD, ONNX, Bundle
@@ -155,8 +155,3 @@ class Embedder:
                 f"Model {self.name!r} cannot be opened ({reason}): run `petid models remove {self.name}` "
                 "and add the model again."
             ) from error
-
-
-def usable_cores() -> int:
-    """Count the cores that this process may run on: a container is often given fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
