@@ -145,7 +145,7 @@ def test_a_file_that_several_names_lead_to_is_one_photo(find, save, tmp_path):
     photo = save("a.png", 1)
     (tmp_path / "link.png").symlink_to(photo)
     (tmp_path / "hard.png").hardlink_to(photo)
-    found = find(photo, photo, tmp_path / "link.png", tmp_path / "hard.png", tmp_path / "." / "a.png")
+    found = find(tmp_path / "link.png", photo, photo, tmp_path / "hard.png", tmp_path / "." / "a.png")
     assert [one.path for one in found.photos] == [photo]
     assert not found.groups
 

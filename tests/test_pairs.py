@@ -80,6 +80,19 @@ def test_few_thumbnails_have_few_pairs(count):
     assert pairs_of(find_pairs(same, 0.95)) == [(0, 1)][: count - 1 if count else 0]
 
 
+def test_no_pair_is_looked_at_twice(scenes):
+    seen = []
+
+    def watched(first, second):
+        seen.extend(zip(first.tolist(), second.tolist(), strict=True))
+        return np.ones(len(first), np.bool_)
+
+    find_pairs(scenes, 0.5, wanted=watched, exhaustive=True)
+    assert len(seen) == len(set(seen)) == COUNT * (COUNT - 1) // 2
+    tiles = list(pairs._tiles(COUNT, COUNT, 64, 150))
+    assert all(left >= start for start, _, left, _ in tiles), "what lies left of the diagonal was compared above it"
+
+
 def test_progress_ends_at_the_number_searched(scenes):
     told: list[int] = []
     find_pairs(scenes, 0.95, searched=390, advance=told.append)
