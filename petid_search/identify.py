@@ -56,7 +56,8 @@ class Identification:
         candidates: the individuals most like the probe, best first.
         model: name of the model.
         gallery_size: individuals in the gallery, N.
-        note: why there is no threshold, or no `unknown`; else empty.
+        note: why there is no threshold, or no `unknown`, or that the gallery has grown since they were measured; else
+            empty.
     """
 
     photo: Path
@@ -205,11 +206,17 @@ class _Judge:
         self._threshold: float | None = None
         self._lower = float("-inf")
         self._note = ""
+        measured_at = self._calibration.samples.gallery_size
         try:
-            self._threshold = self._calibration.threshold(fpir)
-            self._lower = self._calibration.lower_threshold(fpir)
+            self._threshold = self._calibration.threshold(fpir, size=self._size)
+            if self._size > measured_at:
+                self._note = (
+                    f"the threshold was measured at N = {measured_at}; as FPIR grows about with N, "
+                    f"it is the one of FPIR {self._calibration.rate_when_measured(fpir, self._size):.3g} there"
+                )
+            self._lower = self._calibration.lower_threshold(fpir, size=self._size)
         except CalibrationError as error:
-            self._note = str(error)
+            self._note = "; ".join([*([self._note] if self._note else []), str(error)])
 
     def decide(self, batch: list[Embedded | Unreadable]) -> Iterator[Identification | Unreadable]:
         vectors = [result.vector for result in batch if isinstance(result, Embedded)]
