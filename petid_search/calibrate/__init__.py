@@ -6,7 +6,7 @@ the threshold for a wanted FPIR, which so holds for a gallery of this size; the 
 """
 
 from petid_search.calibrate.calibration import MISS, Calibration
-from petid_search.calibrate.keeping import calibrate, current_calibration
+from petid_search.calibrate.keeping import calibrate, current_calibration, renewed_calibration
 from petid_search.calibrate.promise import Promise
 
-__all__ = ["MISS", "Calibration", "Promise", "calibrate", "current_calibration"]
+__all__ = ["MISS", "Calibration", "Promise", "calibrate", "current_calibration", "renewed_calibration"]

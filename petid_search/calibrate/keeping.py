@@ -33,6 +33,15 @@ def current_calibration(gallery: Gallery) -> Calibration:
         stored = Calibration.from_bytes(row["samples"])
         if stored is not None:
             return stored
+    return renewed_calibration(gallery)
+
+
+def renewed_calibration(gallery: Gallery) -> Calibration:
+    """The gallery's calibration made anew, and stored unless the gallery may only be read.
+
+    Raises:
+        GalleryError: nothing is enrolled.
+    """
     calibration, generation = _measured(gallery)
     with suppress(GalleryError):
         _keep(gallery, calibration, generation)
