@@ -149,8 +149,10 @@ def save_copies(photo: Path, folder: Path) -> None:
 def perceptual_hash(folder: Path) -> dict[str, Callable[[], Pairs]]:
     """PHash of imagededup at three distances; 10 is its own default."""
     # Its package imports PyTorch for another method that is not used here.
-    sys.modules["imagededup.methods.cnn"] = types.ModuleType("cnn")
-    sys.modules["imagededup.methods.cnn"].CNN = None  # type: ignore[attr-defined]
+    for name, attribute in (("methods.cnn", "CNN"), ("utils.models", "CustomModel")):
+        stand_in = types.ModuleType(name)
+        setattr(stand_in, attribute, None)
+        sys.modules[f"imagededup.{name}"] = stand_in
     hasher = importlib.import_module("imagededup.methods.hashing").PHash(verbose=False)
 
     def find(distance: int) -> Pairs:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shlex
 import sys
 import time
 import warnings
@@ -517,7 +518,10 @@ def dedup(
     restore: Annotated[
         bool, typer.Option("--restore", help="Bring back what was moved aside; FOLDER is where it was moved.")
     ] = False,
-    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a line for each pair.")] = None,
+    unlabelled: Annotated[
+        bool, typer.Option("--unlabelled", help="The folders' names are not those of individuals.")
+    ] = False,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE.csv", help="Write a line for each pair.")] = None,
     sheet: Annotated[
         Path | None, typer.Option("--sheet", metavar="FILE.html", help="Write a page to look at them on.")
     ] = None,
@@ -530,17 +534,30 @@ def dedup(
     """Find near-identical photos; report them, move them aside or delete them."""
     if apply + delete + restore > 1:
         raise typer.BadParameter("take one of --apply, --delete and --restore")
+    if aside is not None and not (apply or delete):
+        raise typer.BadParameter("--aside goes with --apply or --delete")
+    if restore and (against or csv or sheet):
+        raise typer.BadParameter("--restore takes the folder that photos were moved to, and nothing else")
+    for file, suffix in ((csv, ".csv"), (sheet, ".html")):
+        if file is not None and file.suffix.lower() != suffix:
+            raise typer.BadParameter(f"the name must end in {suffix}: {file}")
     if restore:
-        _restore(folders, quiet)
+        _restore(folders, as_json, quiet)
         return
     from petid_search.dedup import aside as moving
     from petid_search.dedup.duplicates import find_duplicates
     from petid_search.dedup.sheet import write_sheet
     from petid_search.dedup.thumbnails import ThumbnailStore
+    from petid_search.images import MOVED_LIST
 
     started = time.monotonic()
     with _named_at_the_end() as problems:
-        photos = _labelled(folders, against, problems)
+        photos = _labelled(folders, against, unlabelled, problems)
+        if (apply or delete) and problems:
+            problems.append(PetidError("Nothing was changed: mend this first, or leave it out."))
+            return
+        if (apply or delete) and aside is not None:
+            moving.refuse_inside(aside, [*folders, *([] if against is None else [against])])
         with ThumbnailStore() as store, _stages(quiet) as advance:
             found = find_duplicates(
                 photos, store=store, threshold=threshold, scope=scope, exhaustive=exhaustive, advance=advance
@@ -560,8 +577,9 @@ def dedup(
                 done += problem is None
                 problems.extend([] if problem is None else [problem])
         if as_json:
-            result = {"folder": None if folder is None else str(folder), "moved": 0, "deleted": 0}
-            _print_json({**found.to_json(), "done": {**result, "deleted" if delete else "moved": done}})
+            result = {"list": None if folder is None else str(folder / MOVED_LIST), "moved": 0, "deleted": 0}
+            result["deleted" if delete else "moved"] = done
+            _print_json({**found.to_json(), "done": result, "failed": [str(problem) for problem in problems]})
             return
         _print_duplicates(found)
         seconds = f"{len(found.photos)} photos compared in {time.monotonic() - started:.1f} s"
@@ -569,9 +587,10 @@ def dedup(
             advice = f"; --apply moves {len(steps)} aside" if steps else ""
             _say(f"{seconds}: nothing was changed{advice}.", quiet)
         elif delete:
-            _say(f"{seconds}: {done} deleted; what they were stands in {folder / moving.LIST}.", quiet)
+            _say(f"{seconds}: {done} deleted; what they were stands in {folder / MOVED_LIST}.", quiet)
         else:
-            _say(f"{seconds}: {done} moved to {folder}; `petid dedup --restore {folder}` brings them back.", quiet)
+            back = shlex.join(["petid", "dedup", "--restore", str(folder)])
+            _say(f"{seconds}: {done} moved to {folder}; `{back}` brings them back.", quiet)
 
 
 @app.command()
@@ -752,46 +771,65 @@ def models_remove(name: str, quiet: Quiet = False) -> None:
     _say(f"Model {name} removed.", quiet)
 
 
-def _restore(folders: list[Path], quiet: bool) -> None:
+def _restore(folders: list[Path], as_json: bool, quiet: bool) -> None:
     from petid_search.dedup.aside import restore
 
     with _named_at_the_end() as problems:
         for folder in folders:
             back = 0
+            failed: list[PetidError] = []
             try:
                 for problem in restore(folder):
                     back += problem is None
-                    problems.extend([] if problem is None else [problem])
+                    failed.extend([] if problem is None else [problem])
             except PetidError as error:
-                problems.append(error)
-                continue
-            _say(f"{back} photos are back from {folder}.", quiet)
+                failed.append(error)
+            problems.extend(failed)
+            if as_json:
+                _print_json({"folder": str(folder), "back": back, "failed": [str(problem) for problem in failed]})
+            elif back:
+                _say(f"{back} photos are back from {folder}.", quiet)
 
 
-def _labelled(folders: list[Path], against: Path | None, problems: list[PetidError]) -> "list[Labelled]":
+def _labelled(
+    folders: list[Path], against: Path | None, unlabelled: bool, problems: list[PetidError]
+) -> "list[Labelled]":
     """The photos of folders, and those of an archive, each with the name of its individual."""
     from petid_search.dataset import labelled_photos
     from petid_search.dedup.duplicates import Labelled
     from petid_search.errors import PhotoError
-    from petid_search.images import is_folder
+    from petid_search.images import is_folder, is_set_apart
     from petid_search.index.records import DATABASE
 
+    def read(folder: Path) -> list[tuple[Path, str | None]]:
+        if not is_folder(folder):
+            problems.append(PhotoError(f"{folder} is not a folder: name one that holds photos."))
+        elif (folder / DATABASE).exists() or is_set_apart(folder.resolve()):
+            problems.append(PhotoError(f"{folder} is a gallery, or what was moved aside: compare it by --against."))
+        else:
+            return list(labelled_photos(folder, problems.append))
+        return []
+
+    # Outer folders first: below them the sub-folders' names tell the individual.
+    ordered = sorted(folders, key=lambda folder: len(folder.resolve().parts))
+    searched = [(folder, photo, name) for folder in ordered for photo, name in read(folder)]
     archive: list[Labelled] = []
+    renamed: dict[str, str] = {}
     if against is not None and (against / DATABASE).exists():
         with _open(against) as herd_book:
             archive = [Labelled(photo.file, photo.individual, True) for photo in herd_book.photos()]
+            renamed = {name: herd_book.corrected_name(name) for _, _, name in searched if name is not None}
     elif against is not None:
+        if not is_folder(against):
+            raise PetidError(f"There is no gallery and no folder {against}: check the name given to --against.")
         archive = [Labelled(photo, name, True) for photo, name in labelled_photos(against, problems.append)]
     known = {photo.individual for photo in archive}
-    photos: list[Labelled] = []
-    for folder in folders:
-        if not is_folder(folder):
-            problems.append(PhotoError(f"{folder} is not a folder: name one that holds photos."))
-            continue
-        for photo, name in labelled_photos(folder, problems.append):
-            # An inbox is nobody's folder: a folder that is searched against others shows whom they know by its name.
-            is_inbox = against is not None and photo.parent == folder and name not in known
-            photos.append(Labelled(photo, None if is_inbox else name))
+    photos = []
+    for folder, photo, said in searched:
+        name = None if said is None or unlabelled else renamed.get(said, said)
+        # An inbox is nobody's folder: one that is compared with others shows whom they know by its name.
+        is_inbox = against is not None and photo.parent == folder and name not in known
+        photos.append(Labelled(photo, None if is_inbox else name))
     return photos + archive
 
 
@@ -806,8 +844,7 @@ def _print_duplicates(found: "Duplicates") -> None:
     for group in found.groups:
         _print(f"  keep   {group.keep.path}  ({group.why})")
         for other in group.others:
-            stays = " (under another individual: it stays)" if group.is_conflict(other) else ""
-            _print(f"  {other.ssim:.3f}  {other.photo.path}{stays}")
+            _print(f"  {other.ssim:.3f}  {other.photo.path}")
 
 
 def _free_name(stem: str, suffix: str) -> Path:

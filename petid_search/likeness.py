@@ -44,6 +44,7 @@ class Likeness:
 
     def __init__(self, gallery: Gallery) -> None:
         self._gallery = gallery
+        self._last = -1
         self._ids = np.empty(0, np.int64)
         self._vectors = np.empty((0, _NUMBERS), np.float32)
         after = -1
@@ -68,9 +69,11 @@ class Likeness:
         found = {}
         ids = self._gallery.photo_ids(thumbnails)
         for sha256, photo_id in ids.items():
-            place = int(np.searchsorted(self._ids, photo_id))
-            bounds = self._vectors @ self._vectors[place]
-            may = self._ids[bounds >= THRESHOLD - ROUNDING - _HALVED].tolist()
+            places = np.flatnonzero(self._ids == photo_id)
+            if not len(places):
+                continue  # purged meanwhile
+            bounds = self._vectors @ self._vectors[places[-1]]
+            may = np.unique(self._ids[bounds >= THRESHOLD - ROUNDING - _HALVED]).tolist()
             others = [one for one in may if one < photo_id or (one != photo_id and one not in ids.values())]
             if near := self._compare(thumbnails[sha256], others):
                 found[sha256] = near
@@ -101,10 +104,11 @@ class Likeness:
 
     def _catch_up(self) -> None:
         """Read the signatures of photos that were enrolled since, by this process or another."""
-        rows = list(self._gallery.signatures_after(int(self._ids[-1]) if len(self._ids) else -1, _WAY))
+        rows = list(self._gallery.signatures_after(self._last, _WAY))
         if rows:
-            news = np.frombuffer(b"".join(vector[:_BYTES] for _, vector in rows), "<f2").reshape(-1, _NUMBERS)
-            self._ids = np.concatenate([self._ids, [photo_id for photo_id, _ in rows]])
+            self._last = rows[-1][0]
+            news = np.frombuffer(b"".join(vector[:_BYTES] for _, _, vector in rows), "<f2").reshape(-1, _NUMBERS)
+            self._ids = np.concatenate([self._ids, [photo_id for _, photo_id, _ in rows]])
             self._vectors = np.concatenate([self._vectors, news.astype(np.float32)])
 
 

@@ -50,7 +50,7 @@ def test_nothing_is_changed_without_being_asked(dedup, pets, tmp_path):
     assert errors == ""
     conflict, *_ = said.splitlines()
     assert conflict == "Pairs under two individuals, one of each probably labelled wrong: 2"
-    assert "keep   pets/Rex/1.png  (least compressed)" in said or "keep   pets/Max/3.jpg" in said
+    assert "  keep   pets/Rex/1.png  (largest)\n" in said
     assert "6 photos compared in " in said
     assert "nothing was changed; --apply moves " in said
     assert {name: (pets / name).read_bytes() for name in files(pets)} == before
@@ -65,21 +65,21 @@ def test_what_is_moved_aside_can_be_brought_back(dedup, pets, tmp_path):
     assert said.endswith(
         "1 moved to " + f"{pets}-duplicates; `petid dedup --restore {pets}-duplicates` brings them back.\n"
     )
-    assert files(tmp_path / "pets-duplicates") == ["Rex/2.png", "list.jsonl"]
+    assert files(tmp_path / "pets-duplicates") == ["Rex/2.png", "moved-by-petid.jsonl"]
     assert files(pets) == ["Max/1.png", "Max/2.png", "Rex/1.png", "Rex/3.png"]
     assert dedup("--restore", "pets-duplicates") == ("1 photos are back from pets-duplicates.\n", "")
     assert {name: (pets / name).read_bytes() for name in files(pets)} == before
     assert not (tmp_path / "pets-duplicates").exists()
     _, errors = dedup("--restore", "pets-duplicates", code=1)
-    assert "There is no list.jsonl in pets-duplicates" in errors
+    assert "There is no moved-by-petid.jsonl in pets-duplicates" in errors
 
 
 def test_delete_deletes_and_leaves_a_list(dedup, pets, tmp_path):
     (pets / "Max" / "3.jpg").unlink()
     said, _ = dedup("pets", "--delete", "--aside", "what-went")
-    assert "1 deleted; what they were stands in what-went/list.jsonl" in said
+    assert "1 deleted; what they were stands in what-went/moved-by-petid.jsonl" in said
     assert files(pets) == ["Max/1.png", "Max/2.png", "Rex/1.png", "Rex/3.png"]
-    (step,) = map(json.loads, (tmp_path / "what-went" / "list.jsonl").read_text().splitlines())
+    (step,) = map(json.loads, (tmp_path / "what-went" / "moved-by-petid.jsonl").read_text().splitlines())
     assert (step["action"], step["photo"]) == ("delete", str(pets / "Rex" / "2.png"))
 
 
@@ -96,7 +96,7 @@ def test_json_is_one_object_with_measure_pairs_groups_and_conflicts(dedup, pets)
     }
     assert all(0.9 <= pair[2] <= 1 for pair in told["pairs"])
     assert [set(conflict["individuals"]) for conflict in told["conflicts"]] == [{"Rex", "Max"}] * 2
-    assert told["done"] == {"folder": None, "moved": 0, "deleted": 0}
+    assert told["done"] == {"list": None, "moved": 0, "deleted": 0}
     assert json.loads(dedup("pets", "--json", "--threshold", "0.9", "--exhaustive")[0]) == told
 
 
@@ -160,10 +160,93 @@ def test_a_batch_goes_on_past_a_broken_photo_and_a_folder_that_is_none(dedup, pe
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--apply", "--delete"], ["--apply", "--restore"], ["--threshold", "1.5"], ["--scope", "some"]]
+    "arguments",
+    [
+        ["--apply", "--delete"],
+        ["--apply", "--restore"],
+        ["--threshold", "1.5"],
+        ["--scope", "some"],
+        ["--aside", "somewhere"],
+        ["--csv", "pets/Rex/1.png"],
+        ["--sheet", "sheet.png"],
+        ["--restore", "--csv", "x.csv"],
+    ],
 )
 def test_wrong_usage_exits_with_2(arguments, dedup, pets):
     dedup("pets", *arguments, code=2)
+
+
+def test_what_was_moved_aside_is_nobodys_photo_afterwards(dedup, petid, pets, tmp_path):
+    (pets / "Max" / "3.jpg").unlink()
+    dedup("pets/Rex", "--apply")
+    assert files(pets / "Rex-duplicates") == ["2.png", "moved-by-petid.jsonl"]
+    told = json.loads(dedup("pets", "--json")[0])
+    assert (told["photos"], told["pairs"]) == (4, [])
+    assert petid("enroll", "pets", "--model", "small").returncode == 0
+    assert sorted(json.loads(line)["individual"] for line in petid("list", "--json").stdout.splitlines()) == [
+        "Max",
+        "Rex",
+    ]
+    _, errors = dedup("pets/Rex-duplicates", code=1)
+    assert "is a gallery, or what was moved aside" in errors
+
+
+def test_photos_are_not_moved_aside_into_what_is_searched(dedup, pets):
+    before = files(pets)
+    _, errors = dedup("pets", "--apply", "--aside", "pets/aside", code=1)
+    assert errors == "petid: pets/aside lies in pets: name a folder outside with --aside.\n"
+    assert files(pets) == before
+
+
+def test_the_photos_of_a_gallery_are_never_moved(dedup, petid, pets, tmp_path):
+    assert petid("enroll", "pets/Rex", "--model", "small").returncode == 0
+    before = files(tmp_path / "index")
+    told = json.loads(dedup(".", "--unlabelled", "--json")[0])
+    assert not any("index" in photo for pair in told["pairs"] for photo in pair[:2])
+    for folder in ("index", "index/photos"):
+        assert "is a gallery" in dedup(folder, "--apply", code=1)[1]
+    assert files(tmp_path / "index") == before
+
+
+@pytest.mark.parametrize("arguments", [["--against", "indx"], ["gone"]])
+@pytest.mark.parametrize("act", ["--apply", "--delete"])
+def test_nothing_is_changed_where_a_name_is_mistyped(act, arguments, dedup, pets):
+    before = files(pets)
+    _, errors = dedup("pets", act, *arguments, code=1)
+    assert arguments[-1] in errors
+    assert files(pets) == before
+
+
+def test_unsorted_photos_are_nobodys(dedup, pets):
+    told = json.loads(dedup("pets", "--unlabelled", "--json")[0])
+    assert told["conflicts"] == []
+    assert [len(group["others"]) for group in told["groups"]] == [2]
+
+
+def test_names_are_compared_as_the_gallery_knows_them(dedup, petid, pets, tmp_path):
+    (pets / "Max" / "3.jpg").unlink()
+    (pets / "Rex").rename(pets / "Jos\u00e9")
+    assert petid("enroll", "pets", "--model", "small").returncode == 0
+    assert petid("rename", "Max", "Maximilian").returncode == 0
+    for name, scene in (("Jose\u0301", 2), ("Max", 3)):  # accents as some systems write them, and a name of before
+        (tmp_path / "new" / name).mkdir(parents=True)
+        copies(draw_scene(scene))["resized"].save(tmp_path / "new" / name / "x.png")
+    told = json.loads(dedup("new", "--against", "index", "--json")[0])
+    assert len(told["pairs"]) == 2
+    assert told["conflicts"] == []
+
+
+def test_an_outer_folder_tells_the_individual_of_an_inner_one(dedup, pets):
+    (pets / "Rex" / "2021").mkdir()
+    draw_scene(1).save(pets / "Rex" / "2021" / "x.png")
+    told = json.loads(dedup("pets/Rex/2021", "pets", "--json", "--scope", "within")[0])
+    assert {"pets/Rex/1.png", "pets/Rex/2021/x.png"} in [set(pair[:2]) for pair in told["pairs"]]
+
+
+def test_restoring_can_be_told_as_json(dedup, pets):
+    dedup("pets", "--apply", "--scope", "within")
+    told = json.loads(dedup("pets-duplicates", "--restore", "--json")[0])
+    assert told == {"folder": "pets-duplicates", "back": 1, "failed": []}
 
 
 def test_enrolling_warns_of_one_picture_under_two_names(petid, pets, tmp_path):

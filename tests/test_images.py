@@ -8,11 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import ExifTags, Image, features
 from rights import run_bound_by_rights
 
 from petid_search.errors import PhotoError
-from petid_search.images import MAX_BYTES, PHOTO_SUFFIXES, decode, find_photos, open_image, read_photo
+from petid_search.images import (
+    GALLERY_FILE,
+    MAX_BYTES,
+    MOVED_LIST,
+    PHOTO_SUFFIXES,
+    decode,
+    find_photos,
+    open_image,
+    read_header,
+    read_photo,
+)
 
 # Four corners of four colours, half as high as it is wide: no turn and no mirror image of it looks the same.
 CORNERS = np.kron(
@@ -489,3 +499,26 @@ def test_a_folder_that_may_not_be_read_is_told_of(folder):
         str(folder / "b.jpg"),
         str(folder / "Ada" / "1.jpeg"),
     ]
+
+
+def test_a_gallerys_own_photos_and_those_moved_aside_are_passed_over(tmp_path):
+    for name in ("dogs/Rex/1.jpg", "index/photos/ab/abc.jpg", "dogs-duplicates/Rex/2.jpg", "holiday/photos/3.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "index" / GALLERY_FILE).touch()
+    (tmp_path / "dogs-duplicates" / MOVED_LIST).touch()
+    found = [str(path.relative_to(tmp_path)) for path in find_photos(tmp_path)]
+    assert found == ["dogs/Rex/1.jpg", "holiday/photos/3.jpg"]
+    assert len(list(find_photos(tmp_path / "index" / "photos"))) == 1  # asked for by name
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(1, (40, 30)), (3, (40, 30)), (6, (30, 40)), (8, (30, 40))])
+def test_a_header_tells_the_size_upright_the_format_and_the_frames(orientation, size, tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=exif)
+    header = read_header(read_photo(tmp_path / "a.jpg"))
+    assert ((header.width, header.height), header.format, header.frames) == (size, "JPEG", 1)
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]
+    frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:])
+    assert read_header(read_photo(tmp_path / "b.gif")).frames == 3

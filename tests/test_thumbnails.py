@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import draw_scene
 from PIL import Image
+from skimage.metrics import structural_similarity
 from test_ssim import small
 
 from petid_search.dedup import thumbnails
@@ -45,6 +46,12 @@ def read(file: Path, paths: list[Path]) -> list[Picture | PhotoError]:
 
 
 @pytest.fixture
+def at_once(monkeypatch):
+    """A file counts as settled at once: the time of an inode cannot be set back."""
+    monkeypatch.setattr(thumbnails, "_SETTLED_NS", -1)
+
+
+@pytest.fixture
 def work(monkeypatch) -> dict[str, int]:
     """How often a photo is read, and decoded."""
     counts = {"read": 0, "decoded": 0}
@@ -75,9 +82,11 @@ def test_a_large_photo_is_decoded_at_a_part_of_its_size_and_gives_nearly_the_sam
     difference = np.abs(picture.thumbnail.astype(int) - small(Image.open(tmp_path / "large.jpg").convert("RGB")))
     assert difference.max() <= 2
     assert difference.mean() < 0.5
+    whole = small(Image.open(tmp_path / "large.jpg").convert("RGB"))
+    assert structural_similarity(picture.thumbnail, whole) > 0.998
 
 
-def test_what_was_seen_is_not_read_again(file, photos, work):
+def test_what_was_seen_is_not_read_again(file, photos, work, at_once):
     first = read(file, photos)
     assert work == {"read": 5, "decoded": 5}
     second = read(file, photos)
@@ -95,12 +104,35 @@ def test_a_photo_that_was_moved_is_read_and_not_decoded_again(file, photos, work
     np.testing.assert_array_equal(picture.thumbnail, small(draw_scene(0)))
 
 
-def test_a_photo_that_changed_is_read_again(file, photos, work):
+def test_a_photo_that_changed_is_read_again(file, photos, work, at_once):
     read(file, photos)
     save(photos[0], 77, seconds_ago=30)
     (picture,) = read(file, photos[:1])
     assert work["decoded"] == 6
     np.testing.assert_array_equal(picture.thumbnail, small(draw_scene(77)))
+
+
+def test_a_photo_replaced_by_one_as_large_and_as_old_is_read_again(file, photos, work, at_once):
+    draw_scene(1).save(photos[0].with_suffix(".bmp"))
+    age(photos[0].with_suffix(".bmp"), 60)
+    at = photos[0].with_suffix(".bmp").stat()
+    read(file, [photos[0].with_suffix(".bmp")])
+    draw_scene(2).save(photos[0].with_suffix(".bmp"))
+    os.utime(photos[0].with_suffix(".bmp"), ns=(at.st_mtime_ns, at.st_mtime_ns))
+    assert photos[0].with_suffix(".bmp").stat().st_size == at.st_size
+    (picture,) = read(file, [photos[0].with_suffix(".bmp")])
+    np.testing.assert_array_equal(picture.thumbnail, small(draw_scene(2)))
+
+
+def test_qualities_are_measured_once(file, photos, monkeypatch):
+    measured = []
+    measure = thumbnails.measure_quality
+    monkeypatch.setattr(thumbnails, "measure_quality", lambda photo: measured.append(photo) or measure(photo))
+    for _ in range(2):
+        with ThumbnailStore(file) as store:
+            qualities = store.measure(store.read(photos))
+        assert [(one.width, one.height, one.format, one.frames) for one in qualities] == [(96, 96, "PNG", 1)] * 5
+    assert len(measured) == 5
 
 
 def test_a_photo_written_this_very_moment_is_read_again_next_time(file, tmp_path, work):

@@ -1,5 +1,6 @@
 """Which photo of a folder shows whom, told by where it lies."""
 
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,8 +20,8 @@ def labelled_photos(
         problem: told of each folder that cannot be read, and of a folder without any photo.
 
     Yields:
-        each photo and its individual's name as it is on the disk; None for a photo that lies beside the
-        individuals' folders.
+        each photo and its individual's name, in Unicode's composed form (NFC) and without blanks around it; None for a
+        photo that lies beside the individuals' folders.
     """
     problems: list[PhotoError] = []
     photos = list(find_photos(folder, problems.append))
@@ -32,8 +33,12 @@ def labelled_photos(
     flat = all(photo.parent == folder for photo in photos)
     for photo in photos:
         if flat:
-            yield photo, folder.resolve().name
+            yield photo, _name(folder.resolve().name)
         elif photo.parent == folder:
             yield photo, None
         else:
-            yield photo, photo.relative_to(folder).parts[0]
+            yield photo, _name(photo.relative_to(folder).parts[0])
+
+
+def _name(text: str) -> str:
+    return unicodedata.normalize("NFC", text).strip()

@@ -1,7 +1,6 @@
 """The manifest of a folder: every photo with its hash, whom it shows and when it was taken."""
 
 import re
-import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -51,7 +50,7 @@ def read_manifest(folder: Path, problem: Callable[[PhotoError], object] | None =
         if individual is None:
             tell(PhotoError(f"Whom does {path} show? It lies beside the individuals' folders: move it into one."))
         else:
-            photos.append((path, unicodedata.normalize("NFC", individual).strip()))
+            photos.append((path, individual))
 
     def read(photo: tuple[Path, str]) -> LabelledPhoto | PhotoError:
         path, individual = photo

@@ -1,26 +1,28 @@
 """Duplicates out of the way: moved aside, so that they can be brought back, or deleted; written down beforehand.
 
-What is about to be done stands in `list.jsonl`, on the disk, before the first photo is touched: one JSON object a
-line. Whatever happens on the way, `restore` brings back what was moved by then.
+What is about to be done stands in a list, on the disk, before the first photo is touched: one JSON object a line.
+Whatever happens on the way, `restore` brings back what was moved by then. By the list, too, the folder is known as one
+whose photos are not to be looked at again.
 """
 
 import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import chain, count
-from pathlib import Path
-from typing import Final, Literal
+from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from petid_search.dedup.duplicates import Group
 from petid_search.disk import sync
 from petid_search.errors import DedupError
-
-LIST: Final = "list.jsonl"
+from petid_search.images import MOVED_LIST
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +51,28 @@ class Step:
 def free_folder(searched: Path) -> Path:
     """A folder that is not there yet, beside the one that was searched: its name with `-duplicates`, and a number."""
     base = searched.resolve()
+    if not base.name:
+        raise DedupError(f"There is no place beside {searched}: name one with --aside DIR.")
     names = chain([f"{base.name}-duplicates"], (f"{base.name}-duplicates-{number}" for number in count(2)))
     return next(folder for folder in map(base.with_name, names) if not folder.exists())
 
 
+def refuse_inside(aside: Path, folders: Sequence[Path]) -> None:
+    """Refuse a folder that lies in one of those that are searched, where its photos would be somebody's again.
+
+    Raises:
+        DedupError: it does.
+    """
+    for folder in folders:
+        if aside.resolve().is_relative_to(folder.resolve()):
+            raise DedupError(f"{aside} lies in {folder}: name a folder outside with --aside.")
+
+
 def plan_steps(groups: Sequence[Group], roots: Sequence[Path], *, delete: bool) -> list[Step]:
-    """What to do with the others of each group: all but those that show another individual than the one kept.
+    """What to do with the others of each group.
 
     Args:
-        groups: as `find_duplicates` gives them.
+        groups: as `find_duplicates` gives them; what is in one is no conflict.
         roots: the folders that were searched; a photo's place below its root is kept when it is moved aside.
         delete: delete instead.
     """
@@ -74,7 +89,6 @@ def plan_steps(groups: Sequence[Group], roots: Sequence[Path], *, delete: bool) 
         )
         for group in groups
         for other in group.others
-        if not group.is_conflict(other)
     ]
 
 
@@ -97,7 +111,7 @@ def carry_out(steps: Sequence[Step], folder: Path) -> Iterator[DedupError | None
         try:
             if step.keep not in kept:
                 kept[step.keep] = _hash(keep) == step.keep_sha256
-            if not kept[step.keep] or keep.samefile(photo):
+            if not kept[step.keep] or not keep.exists() or keep.samefile(photo):
                 yield DedupError(f"{photo} stays: {keep}, which it is like, has changed meanwhile. Run again.")
             elif _hash(photo) != step.sha256:
                 yield DedupError(f"{photo} stays: it has changed meanwhile. Run again.")
@@ -107,6 +121,8 @@ def carry_out(steps: Sequence[Step], folder: Path) -> Iterator[DedupError | None
             else:
                 _move(photo, folder / step.aside)
                 yield None
+        except FileNotFoundError as error:
+            yield DedupError(f"{error.filename} is gone since the photos were compared. Run again.")
         except OSError as error:
             yield DedupError(f"{photo} stays: it cannot be {step.action}d ({error.strerror}): check the rights to it.")
 
@@ -122,31 +138,39 @@ def restore(folder: Path) -> Iterator[DedupError | None]:
     Raises:
         DedupError: there is no list in the folder, it is damaged, or what it names was deleted.
     """
+    steps = _read_list(folder)
+    if any(step.aside is None for step in steps):
+        raise DedupError(f"What {folder / MOVED_LIST} names was deleted, not moved: it cannot be brought back.")
     left = False
-    for step in _read_list(folder):
-        if step.aside is None:
-            raise DedupError(f"What {folder / LIST} names was deleted, not moved: it cannot be brought back.")
-        aside, photo = folder / step.aside, Path(step.photo)
+    for step in steps:
+        aside, photo = folder / str(step.aside), Path(step.photo)
         try:
-            if not aside.exists():
-                continue  # it is back already, or was never moved
-            if not photo.exists():
-                _move(aside, photo)
-            elif _hash(photo) == step.sha256:
-                aside.unlink()  # killed after it was copied to another disk, and before it was deleted here
-            else:
-                left = True
-                yield DedupError(f"{aside} stays: there is another photo at {photo} now. Move one of the two.")
-                continue
-            yield None
+            problem = _bring_back(aside, photo, step.sha256)
         except OSError as error:
-            left = True
-            yield DedupError(f"{aside} stays: it cannot be moved to {photo} ({error.strerror}): check the rights.")
+            problem = f"{aside} stays: it cannot be moved to {photo} ({error.strerror}): check the rights."
+        left |= problem is not None
+        yield None if problem is None else DedupError(problem)
     if not left:
-        (folder / LIST).unlink()
+        (folder / MOVED_LIST).unlink()
         for parent, _, _ in os.walk(folder, topdown=False):
             with suppress(OSError):  # somebody has put something else there
                 Path(parent).rmdir()
+
+
+def _bring_back(aside: Path, photo: Path, sha256: str) -> str | None:
+    """Have a photo at its place again; else tell why not."""
+    is_there = photo.is_file() and _hash(photo) == sha256
+    if not os.path.lexists(aside):
+        if is_there:
+            return None  # it is back already, or was never moved
+        return f"{aside} is gone, and {photo} is not as it was: look for it, and put it back."
+    if is_there:
+        aside.unlink()  # killed after it was copied to another disk, and before it was deleted here
+    elif os.path.lexists(photo):
+        return f"{aside} stays: there is something else at {photo} now. Move one of the two."
+    else:
+        _move(aside, photo)
+    return None
 
 
 def _place(photo: Path, roots: Sequence[Path], taken: set[str]) -> str:
@@ -154,10 +178,14 @@ def _place(photo: Path, roots: Sequence[Path], taken: set[str]) -> str:
     root = next((root for root in roots if photo.is_relative_to(root)), photo.parent)
     place = photo.relative_to(root)
     names = chain([place], (place.with_name(f"{place.stem}-{number}{place.suffix}") for number in count(2)))
-    # Two names that differ by case alone are one on some disks, and the list's own name is taken.
-    free = next(name for name in map(Path.as_posix, names) if name.casefold() not in taken | {LIST})
-    taken.add(free.casefold())
+    # Two names that differ by case or by how accents are written are one on some disks.
+    free = next(name for name in map(Path.as_posix, names) if _alike(name) not in taken | {_alike(MOVED_LIST)})
+    taken.add(_alike(free))
     return free
+
+
+def _alike(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _write_list(steps: Sequence[Step], folder: Path) -> None:
@@ -165,11 +193,11 @@ def _write_list(steps: Sequence[Step], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise DedupError(f"{folder} is not empty: name another folder.")
-        part = folder / f".{LIST}.part"
+        part = folder / f".{MOVED_LIST}.part"
         # ASCII, since names of files need not be UTF-8: JSON then escapes what is not.
         part.write_text("".join(json.dumps(asdict(step)) + "\n" for step in steps), encoding="ascii")
         sync(part)
-        part.replace(folder / LIST)
+        part.replace(folder / MOVED_LIST)
         sync(folder)
         sync(folder.parent)
     except OSError as error:
@@ -177,32 +205,59 @@ def _write_list(steps: Sequence[Step], folder: Path) -> None:
 
 
 def _read_list(folder: Path) -> list[Step]:
+    file = folder / MOVED_LIST
     try:
-        steps = [Step(**json.loads(line)) for line in (folder / LIST).read_text(encoding="ascii").splitlines()]
+        steps = [_step(line) for line in file.read_text(encoding="ascii").splitlines()]
     except FileNotFoundError:
-        raise DedupError(f"There is no {LIST} in {folder}: name a folder that duplicates were moved to.") from None
+        raise DedupError(f"There is no {MOVED_LIST} in {folder}: name a folder that photos were moved to.") from None
     except OSError as error:
-        raise DedupError(f"{folder / LIST} cannot be read ({error.strerror}): check the rights to it.") from error
+        raise DedupError(f"{file} cannot be read ({error.strerror}): check the rights to it.") from error
     except (ValueError, TypeError) as error:
-        raise DedupError(f"{folder / LIST} is damaged: move the photos beside it back by hand.") from error
-    for step in steps:
-        if step.aside is not None and not (folder / step.aside).resolve().is_relative_to(folder.resolve()):
-            raise DedupError(f"{folder / LIST} names {step.aside!r}, which lies outside: it was not written by petid.")
+        raise DedupError(f"{file} is damaged: move the photos beside it back by hand.") from error
+    if not steps:
+        raise DedupError(f"{file} is empty: move the photos beside it back by hand.")
     return steps
 
 
+def _step(line: str) -> Step:
+    """A line of the list.
+
+    Raises:
+        ValueError: it was not written by petid, and might have files moved to where they do not belong.
+        TypeError: likewise.
+    """
+    step = Step(**json.loads(line))
+    texts = (step.photo, step.sha256, step.keep, step.keep_sha256, *([] if step.aside is None else [step.aside]))
+    if not all(isinstance(text, str) for text in texts) or not Path(step.photo).is_absolute():
+        raise ValueError(line)
+    if step.aside is not None:
+        place = PurePosixPath(step.aside)
+        if place.is_absolute() or ".." in place.parts or place.as_posix() in (".", MOVED_LIST):
+            raise ValueError(line)
+    return step
+
+
 def _move(source: Path, target: Path) -> None:
-    """Move a file to where there is none, to another disk too; at each moment it is whole in one of the two places."""
+    """Move a file to where there is none, to another disk too; at each moment it is whole in one of the two places.
+
+    Raises:
+        OSError: something is there, or the file cannot be moved.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(target):  # on POSIX systems, renaming would replace it
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
     try:
         source.rename(target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        part = target.with_name(f".{target.name}.part")
-        shutil.copy2(source, part)
-        sync(part)
-        part.replace(target)
+        part = target.with_name(f".{secrets.token_hex(8)}.part")
+        try:
+            shutil.copy2(source, part)
+            sync(part)
+            part.rename(target)
+        finally:
+            part.unlink(missing_ok=True)
         sync(target.parent)
         source.unlink()
 

@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -10,8 +9,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from petid_search.cores import usable_cores
-from petid_search.dedup.choice import Quality, best_of, measure_quality
+from petid_search.dedup.choice import Contender, best_of
 from petid_search.dedup.pairs import Pairs, find_pairs
 from petid_search.dedup.ssim import SIZE, WINDOW
 from petid_search.dedup.thumbnails import Picture, ThumbnailStore
@@ -32,6 +30,9 @@ MEASURE: Final[dict[str, Any]] = {
     "data_range": 255,
     "greyscale": "Pillow convert('L') of the upright RGB picture (ITU-R BT.601 luma)",
     "resize": f"Pillow resize(({SIZE}, {SIZE}), BILINEAR)",
+    "large photos": "a shorter side of 512 pixels or more is first brought to at least 256 by whole steps: "
+    "a JPEG by draft(), another picture by reduce()",
+    "thumbnail": f"petid_search.images.decode_grey(read_photo(path), {SIZE})",
 }
 """What is compared, so that anybody can compute the same values."""
 
@@ -65,7 +66,7 @@ class Pair:
     @property
     def is_conflict(self) -> bool:
         """Whether one picture stands under two individuals."""
-        return _differ(self.first, self.second)
+        return not _may_be_one(self.first, self.second)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +80,16 @@ class Other:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A photo to keep, why, and the photos that are near-identical to it, each directly, not by way of another."""
+    """A photo to keep, why, and its others: near-identical to it, each directly, not by way of another.
+
+    None of the others shows another individual than the one kept, is archived, is a link, or moves (of an animation,
+    only the first frame was compared): these always stay.
+    """
 
     keep: Labelled
     sha256: str
     why: str
     others: tuple[Other, ...]
-
-    def is_conflict(self, other: Other) -> bool:
-        """Whether one of its others shows another individual than the one kept: then it is no duplicate to move."""
-        return _differ(self.keep, other.photo)
-
-
-def _differ(one: Labelled, other: Labelled) -> bool:
-    return None is not one.individual != other.individual is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +101,7 @@ class Duplicates:
         threshold: SSIM, in (0, 1].
         scope: which pairs were looked for.
         found: the pairs, as places among the photos.
-        groups: a photo is in one group at most, and of a pair that no group holds, both are kept.
+        groups: a photo is in one group at most; of a pair that no group holds, both stay.
         problems: photos that could not be read.
     """
 
@@ -153,19 +150,24 @@ class Duplicates:
         }
 
     def write_csv(self, file: Path) -> None:
-        """Write a line for each pair: both photos, whom they show, their parts (`keep` or `other`), and SSIM.
+        """Write a line for each pair: SSIM, both photos, whom they show, their parts in a group (`keep` or `other`).
 
         Raises:
             OSError: the file cannot be written.
         """
         part = {group.keep.path: "keep" for group in self.groups}
         part |= {other.photo.path: "other" for group in self.groups for other in group.others}
-        with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as opened:
-            writer = csv.writer(opened)
-            writer.writerow(["ssim", "photo_1", "individual_1", "part_1", "photo_2", "individual_2", "part_2"])
-            for pair in self.pairs():
-                sides = [[one.path, one.individual, part.get(one.path, "keep")] for one in (pair.first, pair.second)]
-                writer.writerow([f"{pair.ssim:.7f}", *sides[0], *sides[1]])
+        unfinished = file.with_name(f".{file.name}.part")
+        try:
+            with unfinished.open("w", encoding="utf-8", errors="surrogateescape", newline="") as opened:
+                writer = csv.writer(opened)
+                writer.writerow(["ssim", "photo_1", "individual_1", "part_1", "photo_2", "individual_2", "part_2"])
+                for pair in self.pairs():
+                    sides = [[one.path, one.individual, part.get(one.path, "")] for one in (pair.first, pair.second)]
+                    writer.writerow([f"{pair.ssim:.7f}", *sides[0], *sides[1]])
+            unfinished.replace(file)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 Advance = Callable[[str, int, int], object]
@@ -204,24 +206,41 @@ def find_duplicates(
         exhaustive=exhaustive,
         advance=lambda more: advance("Comparing", more, searched),
     )
-    groups = list(_groups(known, pairs, problems))
+    involved = np.unique(np.concatenate([pairs.first, pairs.second])).tolist()
+    qualities = store.measure(
+        [known[place][1] for place in involved], lambda more: advance("Measuring", more, len(involved))
+    )
+    contenders: dict[int, Contender] = {}
+    for place, quality in zip(involved, qualities, strict=True):
+        try:
+            if isinstance(quality, PhotoError):
+                raise quality
+            status = known[place][0].path.stat()
+            contenders[place] = Contender(known[place][0].path, quality, status.st_size, status.st_mtime_ns)
+        except PhotoError as error:
+            problems.append(error)
+        except OSError as error:
+            problems.append(PhotoError(f"{known[place][0].path} cannot be looked at any more ({error.strerror})."))
+    groups = list(_groups(known, pairs, contenders)) if contenders else []
     return Duplicates([photo for photo, _ in known], threshold, scope, pairs, groups, problems)
 
 
 def _each_once(photos: Sequence[Labelled]) -> list[Labelled]:
     """The photos without those that are the same file by another name (a link, a folder named twice).
 
-    Those archived come last, and a file that is archived by any of its names is.
+    Those archived come last, and a file that is archived by any of its names is. Of a file and links to it, the file
+    is taken.
     """
     seen: set[tuple[int, int]] = set()
     listed = []
-    for photo in sorted(photos, key=lambda photo: not photo.archived):
+    for photo in sorted(photos, key=lambda photo: (not photo.archived, photo.path.is_symlink())):
         try:
             status = photo.path.stat()
         except (OSError, ValueError):
             listed.append(photo)  # reading it will tell what is wrong
             continue
-        if (status.st_dev, status.st_ino) not in seen:
+        # Some network disks number no files: there, each name counts as a file.
+        if status.st_ino == 0 or (status.st_dev, status.st_ino) not in seen:
             seen.add((status.st_dev, status.st_ino))
             listed.append(photo)
     return sorted(listed, key=lambda photo: photo.archived)
@@ -240,69 +259,61 @@ def _wanted(
     return lambda first, second: ((owner[first] == owner[second]) == within) & named[first] & named[second]
 
 
-def _groups(known: Sequence[tuple[Labelled, Picture]], pairs: Pairs, problems: list[PhotoError]) -> Iterator[Group]:
+def _may_be_one(one: Labelled, other: Labelled) -> bool:
+    """Whether two photos may show one individual, as far as is told."""
+    return None in (one.individual, other.individual) or one.individual == other.individual
+
+
+def _groups(
+    known: Sequence[tuple[Labelled, Picture]], pairs: Pairs, contenders: dict[int, Contender]
+) -> Iterator[Group]:
     """Around the best photo of all that hang together, those near-identical to it; then around the best of the rest."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    if not len(pairs.first):
-        return
-    places = (np.concatenate([pairs.first, pairs.second]), np.concatenate([pairs.second, pairs.first]))
-    near = coo_array((np.concatenate([pairs.ssim, pairs.ssim]), places), shape=(len(known), len(known))).tocsr()
-    involved = np.unique(places[0])
-    qualities = dict(zip(involved.tolist(), _measured([known[i][0].path for i in involved], problems), strict=True))
+    ends = (np.concatenate([pairs.first, pairs.second]), np.concatenate([pairs.second, pairs.first]))
+    near = coo_array((np.concatenate([pairs.ssim, pairs.ssim]), ends), shape=(len(known), len(known))).tocsr()
     _, component = connected_components(near, directed=False)
+    involved = np.unique(ends[0])
     by_component = involved[np.argsort(component[involved], kind="stable")]
     for together in np.split(by_component, np.flatnonzero(np.diff(component[by_component])) + 1):
-        left = [place for place in together.tolist() if qualities[place] is not None]
+        left = [place for place in together.tolist() if place in contenders]
         while left:
-            place, why = _best(left, known, qualities)
+            place, why = _best(left, known, contenders)
             row = slice(near.indptr[place], near.indptr[place + 1])
             ssim = dict(zip(near.indices[row].tolist(), near.data[row].tolist(), strict=True))
-            # What is archived stays in any case.
-            others = [one for one in left if one in ssim and not known[one][0].archived]
+            keep, picture = known[place]
+            others = [
+                one
+                for one in left
+                if one in ssim and _may_go(known[one][0], contenders[one]) and _may_be_one(keep, known[one][0])
+            ]
             if others:
-                yield Group(
-                    known[place][0],
-                    known[place][1].sha256,
-                    why,
-                    tuple(Other(known[one][0], known[one][1].sha256, float(ssim[one])) for one in others),
-                )
+                best, reason = _best([place, *others], known, contenders)
+                why = reason if best == place else why  # what it has over these, not over photos of other groups
+                told = (Other(known[one][0], known[one][1].sha256, float(ssim[one])) for one in others)
+                yield Group(keep, picture.sha256, why, tuple(told))
             gone = {place, *others}
             left = [one for one in left if one not in gone]
 
 
-def _measured(paths: Sequence[Path], problems: list[PhotoError]) -> Iterator[Quality | None]:
-    """The photos' qualities; None for one that cannot be read any more, which is told."""
-
-    def measure(path: Path) -> Quality | PhotoError:
-        try:
-            return measure_quality(path)
-        except PhotoError as error:
-            return error
-
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        for result in pool.map(measure, paths):
-            if isinstance(result, PhotoError):
-                problems.append(result)
-                yield None
-            else:
-                yield result
+def _may_go(photo: Labelled, contender: Contender) -> bool:
+    return not photo.archived and not photo.path.is_symlink() and contender.quality.frames == 1
 
 
 def _best(
-    places: Sequence[int], known: Sequence[tuple[Labelled, Picture]], qualities: dict[int, Quality | None]
+    places: Sequence[int], known: Sequence[tuple[Labelled, Picture]], contenders: dict[int, Contender]
 ) -> tuple[int, str]:
-    """The photo to keep, and why: one that is archived, else one whose individual is told, else the best."""
-    standings: list[tuple[str, Callable[[Labelled], bool]]] = [
-        ("in the archive", lambda photo: photo.archived),
-        ("its individual is told", lambda photo: photo.individual is not None),
-    ]
-    for why, stands in standings:
-        chosen = [place for place in places if stands(known[place][0])]
+    """The photo to keep, and why."""
+    standings: dict[str, Callable[[int], bool]] = {
+        "in the archive": lambda place: known[place][0].archived,
+        "its individual is told": lambda place: known[place][0].individual is not None,
+        "no link and no animation": lambda place: _may_go(known[place][0], contenders[place]),
+    }
+    for why, stands in standings.items():
+        chosen = [place for place in places if stands(place)]
         if len(chosen) == 1 < len(places):
             return chosen[0], why
         places = chosen or places
-    compared = [(place, quality) for place in places if (quality := qualities[place]) is not None]
-    best, why = best_of([quality for _, quality in compared], [known[place][0].path for place, _ in compared])
-    return compared[best][0], why
+    best, why = best_of([contenders[place] for place in places])
+    return places[best], why

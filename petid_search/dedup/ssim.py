@@ -25,7 +25,7 @@ WINDOW: Final = 7
 DIMENSION: Final = 4 * 128 + 1
 """Numbers of a signature."""
 ROUNDING: Final = 1e-4
-"""What float32 may take off an upper bound; 6e-8 was the most seen."""
+"""What float32 may take off an upper bound; 6e-7 was the most seen."""
 
 _SIDE: Final = SIZE - WINDOW + 1
 _AREA: Final = WINDOW * WINDOW

@@ -1,4 +1,4 @@
-"""Thumbnails of photos, kept by the hash of their bytes: what was decoded once is not decoded again, nor even read.
+"""Thumbnails and qualities of photos, kept by the hash of their bytes: what was decoded once is not decoded again.
 
 They lie in a SQLite file in petid's home, which may be deleted at any time and is done without where it cannot be used.
 """
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from sqlite_utils import Database
 
 from petid_search.cores import usable_cores
+from petid_search.dedup.choice import Quality, measure_quality
 from petid_search.dedup.ssim import SIZE
 from petid_search.disk import petid_home
 from petid_search.errors import PhotoError
 from petid_search.images import decode_grey, read_photo
 
 _VERSION: Final = 1
-"""Of how a thumbnail is made; a file of another version is begun anew."""
+"""Of how a thumbnail is made and a quality measured; a file of another version is begun anew."""
 _CHUNK: Final = 512
 _PART: Final = 16
 _PATIENCE_S: Final = 10.0
@@ -44,7 +45,7 @@ class Picture:
 
 
 class ThumbnailStore:
-    """Thumbnails by hash, and hashes by path, size and time of change. One object serves one thread.
+    """Thumbnails and qualities by hash, and hashes by where a file lies and when it changed. For one thread.
 
     Args:
         file: the SQLite file; None for `thumbnails.db` in petid's home. Where it is damaged it is begun anew; where it
@@ -68,7 +69,7 @@ class ThumbnailStore:
     def read(self, paths: Sequence[Path], advance: Callable[[int], object] | None = None) -> list[Picture | PhotoError]:
         """Thumbnails of photos, in their order; in place of one that cannot be read, the reason.
 
-        All cores read and decode. A photo whose size and time of change are those of last time is not read again.
+        All cores read and decode. A photo whose file is as it was last time is not read again.
 
         Args:
             paths: the photos.
@@ -91,7 +92,7 @@ class ThumbnailStore:
                     found[place] = result
                     if isinstance(result, Picture):
                         stamp = stamps[place]
-                        settled = stamp is not None and read_at - stamp[2] > _SETTLED_NS
+                        settled = stamp is not None and read_at - max(stamp[2:4]) > _SETTLED_NS
                         news.append((result, stamp if settled else None))
                 self._keep(news)
                 results += [result for result in found if result is not None]
@@ -99,12 +100,45 @@ class ThumbnailStore:
                     advance(len(chunk))
         return results
 
+    def measure(
+        self, pictures: Sequence[Picture], advance: Callable[[int], object] | None = None
+    ) -> list[Quality | PhotoError]:
+        """Qualities of pictures, in their order; in place of one whose photo cannot be read any more, the reason.
+
+        Args:
+            pictures: as `read` gave them.
+            advance: told how many more are done.
+        """
+        results: list[Quality | PhotoError] = []
+        with ThreadPoolExecutor(usable_cores(), thread_name_prefix="petid-quality") as pool:
+            for start in range(0, len(pictures), _CHUNK):
+                chunk = pictures[start : start + _CHUNK]
+                known: dict[str, Quality] = {}
+                with suppress(sqlite3.Error):
+                    for sha256, *quality in self._db.execute(
+                        "SELECT * FROM qualities WHERE sha256 IN (SELECT value FROM json_each(?))",
+                        [json.dumps([picture.sha256 for picture in chunk])],
+                    ):
+                        known[sha256] = Quality(*quality)
+                done = pool.map(lambda one, known=known: known.get(one.sha256) or _measure(one.path), chunk)
+                for picture, result in zip(chunk, done, strict=True):
+                    results.append(result)
+                    if isinstance(result, Quality) and picture.sha256 not in known:
+                        with suppress(sqlite3.Error), self._db.conn:
+                            self._db.execute(
+                                "INSERT OR IGNORE INTO qualities VALUES (?, ?, ?, ?, ?, ?)",
+                                [picture.sha256, *astuple(result)],
+                            )
+                    if advance is not None:
+                        advance(1)
+        return results
+
     def _known(self, paths: Sequence[Path], stamps: "Sequence[_Stamp | None]") -> list[Picture | PhotoError | None]:
         """The pictures of files that are as they were; None for the others."""
         rows: dict[_Stamp | None, tuple[str, bytes]] = {}
         with suppress(sqlite3.Error):
             for *stamp, sha256, pixels in self._db.execute(
-                "SELECT f.path, f.size, f.changed_ns, t.sha256, t.pixels FROM json_each(?) j "
+                "SELECT f.path, f.size, f.modified_ns, f.changed_ns, f.inode, t.sha256, t.pixels FROM json_each(?) j "
                 "CROSS JOIN files f ON f.path = j.value CROSS JOIN thumbnails t ON t.sha256 = f.sha256",
                 [json.dumps([stamp[0] for stamp in stamps if stamp is not None])],
             ):
@@ -132,11 +166,14 @@ class ThumbnailStore:
                     "INSERT OR IGNORE INTO thumbnails VALUES (?, ?)", [picture.sha256, picture.thumbnail.tobytes()]
                 )
                 if stamp is not None:
-                    self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", [*stamp, picture.sha256])
+                    self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", [*stamp, picture.sha256])
 
 
-_Stamp = tuple[str, int, int]
-"""A file's absolute path, its size in bytes, and when it changed, in nanoseconds."""
+_Stamp = tuple[str, int, int, int, int]
+"""A file's absolute path, size in bytes, times of change of its bytes and of its inode in nanoseconds, and inode.
+
+Programs that copy a photo's time of change along cannot do so with the inode's.
+"""
 
 
 def _stamp(path: Path) -> _Stamp | None:
@@ -147,7 +184,15 @@ def _stamp(path: Path) -> _Stamp | None:
         status = path.stat()
     except (OSError, ValueError):
         return None
-    return name, status.st_size, status.st_mtime_ns
+    # SQLite's integers have a sign, and some file systems' inodes 64 bits.
+    return name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino % 2**63
+
+
+def _measure(path: Path) -> Quality | PhotoError:
+    try:
+        return measure_quality(read_photo(path))
+    except PhotoError as error:
+        return error
 
 
 def _pixels(data: bytes) -> NDArray[np.uint8]:
@@ -177,12 +222,16 @@ def _prepared(file: Path | str) -> Database:
         connection.execute("BEGIN IMMEDIATE")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version != _VERSION:
-            for table in ("files", "thumbnails"):
+            for table in ("files", "thumbnails", "qualities"):
                 connection.execute(f"DROP TABLE IF EXISTS {table}")
             connection.execute("CREATE TABLE thumbnails (sha256 TEXT PRIMARY KEY, pixels BLOB NOT NULL)")
             connection.execute(
-                "CREATE TABLE files (path TEXT PRIMARY KEY, size INTEGER NOT NULL, changed_ns INTEGER NOT NULL, "
-                "sha256 TEXT NOT NULL) WITHOUT ROWID"
+                "CREATE TABLE files (path TEXT PRIMARY KEY, size INTEGER NOT NULL, modified_ns INTEGER NOT NULL, "
+                "changed_ns INTEGER NOT NULL, inode INTEGER NOT NULL, sha256 TEXT NOT NULL) WITHOUT ROWID"
+            )
+            connection.execute(
+                "CREATE TABLE qualities (sha256 TEXT PRIMARY KEY, width INTEGER NOT NULL, height INTEGER NOT NULL, "
+                "sharpness REAL NOT NULL, format TEXT NOT NULL, frames INTEGER NOT NULL) WITHOUT ROWID"
             )
             connection.execute(f"PRAGMA user_version = {_VERSION}")
         connection.commit()

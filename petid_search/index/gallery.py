@@ -421,12 +421,15 @@ class Gallery:
 
     # Near-identical photos
 
-    def signatures_after(self, photo_id: int, way: int) -> Iterator[tuple[int, bytes]]:
-        """Photo ids above this one, ascending, and signatures made in this way; removed photos included."""
+    def signatures_after(self, last: int, way: int) -> Iterator[tuple[int, int, bytes]]:
+        """What was written after a row of signatures, made in this way: row, ascending, photo's id, signature.
+
+        Photos that were removed are among them.
+        """
         for row in self.records.select(
-            "SELECT photo_id, vector FROM signatures WHERE photo_id > ? AND way = ? ORDER BY photo_id", [photo_id, way]
+            "SELECT id, photo_id, vector FROM signatures WHERE id > ? AND way = ? ORDER BY id", [last, way]
         ):
-            yield int(row[0]), bytes(row[1])
+            yield int(row[0]), int(row[1]), bytes(row[2])
 
     def signatures_of(self, photo_ids: Iterable[int], way: int) -> Iterator[tuple[int, bytes]]:
         """Of some photos, those that have a signature made in this way, and it."""

@@ -11,9 +11,10 @@ from typing import Any, Final
 from sqlite_utils import Database
 
 from petid_search.errors import GalleryError
+from petid_search.images import GALLERY_FILE
 from petid_search.index.schema import connect
 
-DATABASE: Final = "gallery.db"
+DATABASE: Final = GALLERY_FILE
 WHOLE: Final = "whole"
 """The crop of an embedding that was made of the whole photo; so far there is no other."""
 

@@ -188,8 +188,9 @@ def m004_derived(db: Database) -> None:
 def m005_signatures(db: Database) -> None:
     """What tells quickly whether two photos may be one picture; derived from the photos, by a way that has a number."""
     db.table("signatures").create(
-        {"photo_id": int, "way": int, "vector": bytes},
-        pk="photo_id",
+        {"id": int, "photo_id": int, "way": int, "vector": bytes},  # a later id was written later
+        pk="id",
         foreign_keys=[("photo_id", "photos", "id")],
-        not_null={"way", "vector"},
+        not_null={"photo_id", "way", "vector"},
     )
+    db.table("signatures").create_index(["photo_id"], unique=True)
