@@ -390,7 +390,9 @@ def test_a_calibration_of_another_rule_or_model_does_not_serve(gallery, monkeypa
     assert_equal(current_calibration(gallery), made)
 
 
-@pytest.mark.parametrize("stored", [b"", b"not a file", b"PK\x03\x04 cut short", "an older petid's", "one array short"])
+@pytest.mark.parametrize(
+    "stored", [b"", b"not a file", b"PK\x03\x04 cut short", "an older petid's", "a later petid's", "one array short"]
+)
 def test_a_calibration_that_cannot_be_read_is_made_anew_and_never_misread(gallery, stored):
     owners, vectors = draw_herd(50, 2, seed=3)
     fill(gallery, owners, vectors)
@@ -401,6 +403,8 @@ def test_a_calibration_that_cannot_be_read_is_made_anew_and_never_misread(galler
         if stored == "an older petid's":  # it had the same arrays, a size of two numbers and no format
             kept = {**kept, "size": kept["size"][:2], "logistic": np.array([1.0, 0.0])}
             del kept["format"]
+        elif stored == "a later petid's":
+            kept["format"] = kept["format"] + 1
         else:
             del kept["nearest"]
         file = io.BytesIO()

@@ -93,6 +93,8 @@ def test_where_nobody_reaches_the_threshold_the_interval_begins_at_nought_and_do
         assert low == 0.0
         assert min(1.0, 3 / count) <= high, "the rule of three"
         assert high <= min(1.0, 12 / count)
+    # Two are taken to be worth one, and two more strangers to come.
+    assert high == pytest.approx(betabinom(2000, 1, 1000).ppf(0.975) / 2000, abs=0.0006)
 
 
 def test_strangers_who_reach_it_because_of_each_other_widen_the_interval():
@@ -144,7 +146,11 @@ def test_an_extrapolated_threshold_rises_as_the_rate_falls_and_never_passes_one(
     calibration = calibration_of(those, 60)
     thresholds = [calibration.promise(rate, extrapolate=True).threshold for rate in (0.1, 0.02, 0.016, 0.005, 1e-4)]
     assert thresholds == sorted(thresholds)
-    assert thresholds[-1] <= np.nextafter(np.float32(1), np.float32(2))
+    crowded = 1 - np.random.default_rng(0).exponential(0.01, 60) ** 2
+    for rate in (0.01, 1e-4, 1e-9):
+        assert tail_threshold(strangers(crowded), rate) <= np.nextafter(np.float32(1), np.float32(2))
+    heavy = strangers(1 / (1 + np.exp(-np.random.default_rng(3).standard_t(1, 60))))
+    assert tail_threshold(heavy, 1e-9) <= np.nextafter(np.float32(1), np.float32(2))
 
 
 def test_what_is_extrapolated_is_labelled_and_stated_with_what_was_measured():

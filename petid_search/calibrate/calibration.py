@@ -176,7 +176,7 @@ class Calibration:
         """What `to_bytes` wrote; None where it was written in another way. Nothing is unpickled."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                if "format" not in arrays or int(arrays["format"]) != _FORMAT:
+                if int(arrays["format"]) != _FORMAT:
                     return None
                 probabilities = ProbabilityMap(*arrays["map"])
                 photos, gallery_size, left_out = (int(value) for value in arrays["size"])
