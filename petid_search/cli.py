@@ -397,41 +397,93 @@ def reindex(model: ModelOption = None, gallery: GalleryOption = _GALLERY, quiet:
 
 
 @app.command()
-def calibrate(fpir: Fpir = 0.01, gallery: GalleryOption = _GALLERY, as_json: Json = False) -> None:
-    """Find the thresholds and probabilities from the gallery's own photos."""
+def calibrate(
+    fpir: Fpir = 0.01,
+    extrapolate: Annotated[
+        bool,
+        typer.Option("--extrapolate", help="Where there are too few animals for this FPIR, go by a fit of the tail."),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Draw the reliability of the probabilities and FNIR by FPIR into this folder."
+        ),
+    ] = None,
+    gallery: GalleryOption = _GALLERY,
+    as_json: Json = False,
+) -> None:
+    """Find the thresholds and probabilities from the gallery's own photos, and say what they can promise."""
     from petid_search import calibrate as library
 
     with _open(gallery) as herd_book:
         calibration = library.calibrate(herd_book)
-    threshold, lower, note = calibration.threshold(fpir), None, ""
+    promise, lower, notes = None, None, []
     try:
-        lower = calibration.lower_threshold(fpir)
+        promise = calibration.promise(fpir, extrapolate=extrapolate)
+        lower = None if promise.extrapolated else calibration.lower_threshold(fpir)
     except CalibrationError as error:
-        note = str(error)
-    missed = float((calibration.mated < threshold).mean()) if len(calibration.mated) else None
+        notes.append(str(error))
+    pictures = []
+    if output is not None:
+        from petid_search.calibrate.plots import write
+
+        pictures = write(calibration, promise, output)
+    samples, smallest = calibration.samples, calibration.smallest_fpir()
+    missed = None if promise is None else calibration.missed(promise.threshold)
+    error_of_probabilities = calibration.calibration_error()
     if as_json:
         _print_json(
             {
                 "fpir": fpir,
-                "threshold": threshold,
+                "threshold": None if promise is None else promise.threshold,
                 "lower_threshold": lower,
                 "missed_at_threshold": missed,
-                "mated_probes": len(calibration.mated),
-                "non_mated_probes": len(calibration.non_mated),
-                "gallery_size": calibration.gallery_size,
+                "fpir_measured": None if promise is None else promise.measured,
+                "fpir_low": None if promise is None else promise.low,
+                "fpir_high": None if promise is None else promise.high,
+                "smallest_fpir": smallest,
+                "extrapolated": promise is not None and promise.extrapolated,
+                "individuals": calibration.strangers.count,
+                "mated_probes": len(samples.mated),
+                "non_mated_probes": len(samples.non_mated),
+                "gallery_size": samples.gallery_size,
+                "left_out_near_duplicates": samples.left_out,
+                "expected_calibration_error": error_of_probabilities,
+                "note": "; ".join(notes),
+                "pictures": [str(file) for file in pictures],
             }
         )
         return
-    reached = "" if missed is None else f", and {1 - missed:.1%} of enrolled animals"
-    typer.echo(f"match from similarity {threshold:.3f} on: about {fpir:.2%} of strangers reach it{reached}")
-    if lower is None:
-        typer.echo(f"uncertain under it: {note}")
+    if promise is None:
+        _print(f"no threshold: {notes[0]}{'' if extrapolate else ' (--extrapolate goes by a fit of the tail)'}")
     else:
-        typer.echo(f"unknown under {lower:.3f}: {library.MISS:.0%} of enrolled animals fall there; uncertain between")
-    typer.echo(
-        f"measured on {len(calibration.mated)} mated and {len(calibration.non_mated)} non-mated probes, "
-        f"N = {calibration.gallery_size}"
+        how = "extrapolated, not promised" if promise.extrapolated else "promised"
+        reached = "" if missed is None else f", and {1 - missed:.1%} of enrolled animals"
+        _print(
+            f"match from similarity {promise.threshold:.3f} on: FPIR {fpir:.2%} {how}; "
+            f"{promise.measured:.2%} of strangers reached it here{reached}"
+        )
+        _print(
+            f"of {promise.individuals} new strangers {promise.low:.2%} to {promise.high:.2%} reach it, "
+            "in 95 of 100 cases"
+        )
+        if lower is not None:
+            _print(f"unknown under {lower:.3f}: {library.MISS:.0%} of enrolled animals fall there; uncertain between")
+        else:
+            _print("uncertain under it" + (f": {notes[0]}" if notes else ""))
+    if error_of_probabilities is not None:
+        _print(f"probabilities are off by {error_of_probabilities:.3f} on average (ECE, on animals held out)")
+    if samples.left_out:
+        _print(
+            f"{samples.left_out} pairs under two names are one picture and were left out: "
+            "one of each two labels is wrong; `petid dedup` finds them"
+        )
+    _print(
+        f"measured on {len(samples.mated)} mated and {len(samples.non_mated)} non-mated probes of "
+        f"{calibration.strangers.count} individuals, N = {samples.gallery_size}"
     )
+    for file in pictures:
+        _print(f"drawn to {file}")
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from petid_search.calibrate import Calibration, current_calibration
+from petid_search.calibrate import Calibration, current_calibration, renewed_calibration
 from petid_search.embed import Embedded, Unreadable, embed_photos
 from petid_search.errors import CalibrationError, GalleryError
 from petid_search.index.gallery import Gallery
@@ -56,7 +56,8 @@ class Identification:
         candidates: the individuals most like the probe, best first.
         model: name of the model.
         gallery_size: individuals in the gallery, N.
-        note: why there is no threshold, or no `unknown`; else empty.
+        note: why there is no threshold, or no `unknown`, or that the gallery has grown since they were measured; else
+            empty.
     """
 
     photo: Path
@@ -206,10 +207,28 @@ class _Judge:
         self._lower = float("-inf")
         self._note = ""
         try:
-            self._threshold = self._calibration.threshold(fpir)
-            self._lower = self._calibration.lower_threshold(fpir)
+            self._set_thresholds()
+        except CalibrationError:
+            # What was enough for fewer individuals may not be for those that have come since, and these tell as well.
+            if self._size > self._calibration.samples.gallery_size:
+                self._calibration = renewed_calibration(gallery)
+            with suppress(CalibrationError):
+                self._set_thresholds()
+
+    def _set_thresholds(self) -> None:
+        measured_at, self._threshold, self._note = self._calibration.samples.gallery_size, None, ""
+        try:
+            self._threshold = self._calibration.threshold(self._fpir, size=self._size)
+            if self._size > measured_at:
+                rate = self._calibration.rate_when_measured(self._fpir, self._size)
+                self._note = (
+                    f"measured at N = {measured_at}; since FPIR grows about with N, "
+                    f"the threshold is that of FPIR {rate:.3g} there"
+                )
+            self._lower = self._calibration.lower_threshold(self._fpir, size=self._size)
         except CalibrationError as error:
-            self._note = str(error)
+            self._note = "; ".join([*([self._note] if self._note else []), str(error)])
+            raise
 
     def decide(self, batch: list[Embedded | Unreadable]) -> Iterator[Identification | Unreadable]:
         vectors = [result.vector for result in batch if isinstance(result, Embedded)]

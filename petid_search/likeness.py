@@ -14,9 +14,10 @@ from petid_search.errors import GalleryError, PhotoError
 from petid_search.images import decode_grey, read_photo
 from petid_search.index.gallery import Gallery
 
-_WAY: Final = 1
-"""Of how a signature is made; those made in another way are made again."""
+_WAY: Final = 2
+"""Of how a signature is made; those made in another way are made again. It is followed by the thumbnail it is of."""
 _NUMBERS: Final = 129
+_BYTES: Final = 2 * _NUMBERS
 _HALVED: Final = 2.0**-10
 """How far an inner product of unit vectors may be off whose numbers were rounded to half precision."""
 _BATCH: Final = 256
@@ -95,7 +96,10 @@ class Likeness:
     def _keep(self, thumbnails: Mapping[str, NDArray[np.uint8]]) -> None:
         if thumbnails:
             vectors = shortened(signatures(np.stack(list(thumbnails.values()))), _NUMBERS).astype("<f2")
-            rows = {sha256: vector.tobytes() for sha256, vector in zip(thumbnails, vectors, strict=True)}
+            rows = {
+                sha256: vector.tobytes() + np.asarray(pixels, np.uint8).tobytes()
+                for (sha256, pixels), vector in zip(thumbnails.items(), vectors, strict=True)
+            }
             self._gallery.add_signatures(_WAY, rows)
 
     def _catch_up(self) -> None:
@@ -103,9 +107,57 @@ class Likeness:
         rows = list(self._gallery.signatures_after(self._last, _WAY))
         if rows:
             self._last = rows[-1][0]
-            news = np.frombuffer(b"".join(vector for _, _, vector in rows), "<f2").reshape(-1, _NUMBERS)
+            news = np.frombuffer(b"".join(vector[:_BYTES] for _, _, vector in rows), "<f2").reshape(-1, _NUMBERS)
             self._ids = np.concatenate([self._ids, [photo_id for _, photo_id, _ in rows]])
             self._vectors = np.concatenate([self._vectors, news.astype(np.float32)])
+
+
+class Pictures:
+    """Which of a gallery's photos are one picture, by the thumbnails kept when they were enrolled.
+
+    No photo is read. Signatures and thumbnails are looked up as they are asked for, 1.3 kB each, and remembered.
+
+    Args:
+        gallery: whose photos.
+    """
+
+    def __init__(self, gallery: Gallery) -> None:
+        self._gallery = gallery
+        self._row: dict[int, int] = {}
+        self._vectors = np.empty((0, _NUMBERS), np.float32)
+        self._thumbnails = np.empty((0, SIZE, SIZE), np.uint8)
+
+    def near_identical(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether the photos of each two ids have an SSIM of 0.95 or more; False where one has no signature.
+
+        Args:
+            first: int64, (pairs,), photo ids.
+            second: int64, (pairs,), the others.
+
+        Returns:
+            bool, (pairs,).
+        """
+        self._look_up(np.concatenate([first, second]))
+        near = np.zeros(len(first), np.bool_)
+        if not len(self._vectors):
+            return near
+        a = np.array([self._row[photo_id] for photo_id in first.tolist()], np.int64)
+        b = np.array([self._row[photo_id] for photo_id in second.tolist()], np.int64)
+        may = np.flatnonzero((a >= 0) & (b >= 0))
+        may = may[np.einsum("ij,ij->i", self._vectors[a[may]], self._vectors[b[may]]) >= THRESHOLD - ROUNDING - _HALVED]
+        near[may] = ssim_of_pairs(self._thumbnails, a[may], b[may]) >= THRESHOLD
+        return near
+
+    def _look_up(self, photo_ids: NDArray[np.int64]) -> None:
+        unknown = [photo_id for photo_id in np.unique(photo_ids).tolist() if photo_id not in self._row]
+        rows = list(self._gallery.signatures_of(unknown, _WAY))
+        self._row.update(dict.fromkeys(unknown, -1))
+        if rows:
+            self._row.update({photo_id: len(self._vectors) + place for place, (photo_id, _) in enumerate(rows)})
+            vectors = np.frombuffer(b"".join(row[:_BYTES] for _, row in rows), "<f2").reshape(-1, _NUMBERS)
+            pixels = np.frombuffer(b"".join(row[_BYTES:] for _, row in rows), np.uint8).reshape(-1, SIZE, SIZE)
+            self._vectors = np.concatenate([self._vectors, vectors.astype(np.float32)])
+            self._thumbnails = np.concatenate([self._thumbnails, pixels])
 
 
 def _thumbnail(file: Path) -> NDArray[np.uint8] | None:

@@ -167,12 +167,12 @@ def test_the_daily_life_of_a_gallery(petid, take_photos, take_photo, tmp_path):
 
     # Who is it?
     found, stranger = take_photo(7, 99, "found.png"), take_photo(300, 1, "stranger.png")
-    mated, non_mated = answers(petid("identify", found, stranger, "--json"))
+    mated, non_mated = answers(petid("identify", found, stranger, "--json", "--fpir", "0.05"))
     assert (mated["decision"], mated["individual"], non_mated["individual"]) == ("match", "7", None)
     assert non_mated["decision"] in ("unknown", "uncertain")
-    first, *others = answer(petid("identify", found, "--top", "3")).splitlines()
+    first, *others = answer(petid("identify", found, "--top", "3", "--fpir", "0.05")).splitlines()
     assert first.startswith(f"{found}: match 7 (threshold 0.")
-    assert first.endswith("FPIR 0.01, N = 30)")
+    assert first.endswith("FPIR 0.05, N = 30)")
     assert len(others) == 3
     assert others[0].split()[0] == "1"
     assert others[0].split()[3] == "7"
@@ -184,7 +184,7 @@ def test_the_daily_life_of_a_gallery(petid, take_photos, take_photo, tmp_path):
     assert answer(petid("verify", found, stranger)).startswith("different animals: similarity 0.")
 
     # Why?
-    why = json.loads(answer(petid("explain", found, "--json")))
+    why = json.loads(answer(petid("explain", found, "--json", "--fpir", "0.05")))
     assert (why["individual"], why["picture"]) == ("7", "found-explained.png")
     with Image.open(tmp_path / "found-explained.png") as picture:
         picture.load()
@@ -218,31 +218,47 @@ def test_the_daily_life_of_a_gallery(petid, take_photos, take_photo, tmp_path):
     assert answer(petid("purge", "--yes")) == "5 photos deleted.\n"
     assert len(list((tmp_path / "index" / "photos").glob("??/*"))) == 115
     assert "nothing to undo" in petid("undo").stderr
-    (again,) = answers(petid("identify", found, "--json"))
+    (again,) = answers(petid("identify", found, "--json", "--fpir", "0.05"))
     assert (again["individual"], again["gallery_size"]) == ("Rex", 28)
 
     # Thresholds
-    measured = json.loads(answer(petid("calibrate", "--fpir", "0.02", "--json")))
-    assert (measured["fpir"], measured["gallery_size"], measured["mated_probes"]) == (0.02, 28, 115)
+    measured = json.loads(answer(petid("calibrate", "--fpir", "0.05", "--json")))
+    assert (measured["fpir"], measured["gallery_size"], measured["mated_probes"]) == (0.05, 28, 115)
     assert measured["lower_threshold"] <= measured["threshold"]
-    assert measured["lower_threshold"] <= measured["threshold"]
-    assert answer(petid("calibrate")).startswith("match from similarity 0.")
+    assert (measured["individuals"], measured["smallest_fpir"], measured["extrapolated"]) == (28, 0.0345, False)
+    assert 0 <= measured["fpir_low"] <= measured["fpir_measured"] <= 0.05 <= measured["fpir_high"] < 0.3
+    assert (measured["left_out_near_duplicates"], measured["note"]) == (0, "")
+    assert answer(petid("calibrate", "--fpir", "0.05")).startswith("match from similarity 0.")
+
+    # Too few animals for one in a hundred: what can be promised is said, and what is not promised is labelled
+    too_few = answer(petid("calibrate"))
+    assert too_few.startswith("no threshold: the gallery is too small for a threshold for FPIR 0.01: 99 individuals")
+    assert "the smallest FPIR that it can promise is 0.0345 (--extrapolate goes by a fit of the tail)" in too_few
+    silent = json.loads(answer(petid("calibrate", "--json")))
+    assert (silent["threshold"], silent["fpir_low"], silent["smallest_fpir"]) == (None, None, 0.0345)
+    assert "too small" in silent["note"]
+    fitted = json.loads(answer(petid("calibrate", "--extrapolate", "--json", "--output", "drawn")))
+    assert fitted["extrapolated"]
+    assert fitted["threshold"] > measured["threshold"]
+    assert [Path(file).name for file in fitted["pictures"]] == ["reliability.png", "fnir-fpir.png"]
+    assert all((tmp_path / file).read_bytes().startswith(b"\x89PNG") for file in fitted["pictures"])
+    assert "FPIR 1.00% extrapolated, not promised" in answer(petid("calibrate", "--extrapolate"))
 
     # Another model
     assert "uses model other now (115 photos embedded)" in answer(petid("reindex", "--model", "other"))
-    (other,) = answers(petid("identify", found, "--json"))
+    (other,) = answers(petid("identify", found, "--json", "--fpir", "0.05"))
     assert (other["model"], other["candidates"][0]["individual"]) == ("other", "Rex")
     assert answer(petid("check")).endswith("The gallery index is whole: 115 photos of 28 individuals.\n")
 
 
 def test_identify_prints_one_object_a_photo_as_documented(petid, filled, take_photo):
     probes = [take_photo(3, 99), take_photo(300, 1)]
-    said = answers(petid("identify", *probes, "--json", "--top", "2", "--fpir", "0.02"))
+    said = answers(petid("identify", *probes, "--json", "--top", "2", "--fpir", "0.05"))
     assert len(said) == 2
     for entry, probe in zip(said, probes, strict=True):
         assert set(entry) >= {"photo", "decision", "individual", "similarity", "probability", "threshold", "fpir"}
         assert set(entry) >= {"candidates", "model", "gallery_size"}
-        assert (entry["photo"], entry["fpir"], entry["model"], entry["gallery_size"]) == (str(probe), 0.02, "small", 30)
+        assert (entry["photo"], entry["fpir"], entry["model"], entry["gallery_size"]) == (str(probe), 0.05, "small", 30)
         assert entry["decision"] in ("match", "uncertain", "unknown")
         assert isinstance(entry["threshold"], float)
         assert len(entry["candidates"]) == 2

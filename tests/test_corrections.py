@@ -93,10 +93,10 @@ def test_purging_does_not_forget_who_is_who(gallery, again):
 def test_corrections_renew_the_calibration_once_they_are_many(gallery, again, embedder, take_photos):
     list(enroll(gallery, plan_enrolment([take_photos(40, 2, first=50)]).photos, embedder))
     before = current_calibration(gallery)
-    assert current_calibration(gallery).gallery_size == before.gallery_size == 43
+    assert current_calibration(gallery).samples.gallery_size == before.samples.gallery_size == 43
     for number in range(50, 70, 2):
         gallery.merge(str(number), str(number + 1))
-    assert current_calibration(gallery).gallery_size == 33
+    assert current_calibration(gallery).samples.gallery_size == 33
 
 
 def test_a_gallery_that_names_files_outside_itself_is_refused(gallery, again, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import draw_animal
 
+from petid_search.calibrate import current_calibration
 from petid_search.embed import Unreadable
 from petid_search.enroll import enroll, plan_enrolment
 from petid_search.errors import GalleryError, ModelMismatch
@@ -29,8 +30,8 @@ def test_the_individual_with_the_same_coat_comes_first(filled, embedder, take_ph
 
 
 def test_enrolled_animals_match_and_strangers_do_not(filled, embedder, take_photo):
-    mated = list(identify([take_photo(i, 99) for i in range(30)], filled, embedder, fpir=0.01))
-    strangers = list(identify([take_photo(i, 0) for i in range(100, 130)], filled, embedder, fpir=0.01))
+    mated = list(identify([take_photo(i, 99) for i in range(30)], filled, embedder, fpir=0.05))
+    strangers = list(identify([take_photo(i, 0) for i in range(100, 130)], filled, embedder, fpir=0.05))
     assert sum(answer.decision == "match" for answer in mated) >= 27
     assert {answer.individual for answer in mated} - {None} <= {str(i) for i in range(30)}
     assert sum(answer.decision == "match" for answer in strangers) <= 2
@@ -77,6 +78,37 @@ def test_too_few_photos_for_a_threshold_are_said_and_the_answer_is_uncertain(
     assert answer.candidates[0].individual == "1"
 
 
+def test_a_gallery_that_is_too_small_says_what_it_can_promise_and_keeps_it(filled, embedder, take_photo):
+    answer = next(identify([take_photo(7, 99)], filled, embedder, fpir=0.01))
+    assert (answer.decision, answer.threshold) == ("uncertain", None)
+    assert answer.note.endswith("it has 30; the smallest FPIR that it can promise is 0.0323")
+    promised = next(identify([take_photo(7, 99)], filled, embedder, fpir=0.0323))
+    assert (promised.decision, promised.note) == ("match", "")
+
+
+def test_a_gallery_that_has_grown_since_it_was_measured_has_a_higher_threshold_and_says_so(
+    filled, embedder, take_photos, take_photo
+):
+    before = next(identify([take_photo(7, 99)], filled, embedder, fpir=0.1))
+    assert before.note == ""
+    list(enroll(filled, plan_enrolment([take_photos(3, 1, first=50)]).photos, embedder))
+    after = next(identify([take_photo(7, 99)], filled, embedder, fpir=0.1))
+    calibration = current_calibration(filled)
+    assert (calibration.samples.gallery_size, after.gallery_size) == (30, 33)
+    assert after.note.startswith(
+        "measured at N = 30; since FPIR grows about with N, the threshold is that of FPIR 0.0913"
+    )
+    assert after.threshold == calibration.threshold(0.0913) >= before.threshold
+
+
+def test_where_growth_uses_up_what_was_promised_the_calibration_is_renewed(filled, embedder, take_photos, take_photo):
+    assert next(identify([take_photo(7, 99)], filled, embedder, fpir=0.0323)).decision == "match"
+    list(enroll(filled, plan_enrolment([take_photos(3, 1, first=50)]).photos, embedder))
+    answer = next(identify([take_photo(7, 99)], filled, embedder, fpir=0.0323))
+    assert (answer.decision, answer.note) == ("match", "")
+    assert current_calibration(filled).samples.gallery_size == 33
+
+
 def test_a_single_enrolled_photo_is_enough_for_an_answer(gallery, embedder, take_photo):
     list(enroll(gallery, [(take_photo(1), "Rex")], embedder))
     answer = next(identify([take_photo(1, 99)], gallery, embedder))
@@ -94,7 +126,7 @@ def test_a_gallery_whose_individuals_were_all_removed_knows_nobody(gallery, embe
 def test_a_photo_that_cannot_be_read_gives_its_reason_in_its_place(filled, embedder, take_photo, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"not a photo")
-    answers = list(identify([take_photo(1, 99), broken, take_photo(2, 99)], filled, embedder))
+    answers = list(identify([take_photo(1, 99), broken, take_photo(2, 99)], filled, embedder, fpir=0.05))
     assert [getattr(answer, "individual", "unreadable") for answer in answers] == ["1", "unreadable", "2"]
     assert isinstance(answers[1], Unreadable)
     assert "broken.jpg" in str(answers[1].error)

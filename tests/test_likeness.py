@@ -3,11 +3,14 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import copies, draw_scene
 
 from petid_search import likeness
+from petid_search.dedup.ssim import SIZE, ssim_of_pairs
 from petid_search.enroll import enroll, plan_enrolment
+from petid_search.images import decode_grey, read_photo
 from petid_search.index.gallery import Gallery
 
 
@@ -124,3 +127,19 @@ def test_photos_that_another_process_enrolled_meanwhile_are_seen(gallery, embedd
     sha256 = next(gallery.photos("Max")).sha256
     near = watched.add({sha256: likeness._thumbnail(again)})
     assert [one.individual for one in near[sha256]] == ["Rex"]
+
+
+def test_whether_two_enrolled_photos_are_one_picture_is_told_without_reading_them(gallery, flagged, save, tmp_path):
+    scene = draw_scene(1)
+    for number, picture in enumerate([scene, copies(scene)["re-encoded"], scene.crop((5, 5, 91, 91)), draw_scene(2)]):
+        save(f"Rex/{number}.png", picture)
+    flagged()
+    shutil.rmtree(gallery.folder / "photos")
+    ids = {photo.source.stem: photo.id for photo in gallery.photos()}
+    first = np.array([ids["0"]] * 4 + [999])
+    second = np.array([ids["0"], ids["1"], ids["2"], ids["3"], ids["0"]])
+    thumbnails = np.stack([decode_grey(read_photo(tmp_path / f"pets/Rex/{number}.png"), SIZE) for number in range(4)])
+    ssim = ssim_of_pairs(thumbnails, np.zeros(4, np.int64), np.arange(4))
+    assert 0.85 < ssim[2] < 0.95 < ssim[1], "a picture that only comparing exactly tells from a copy is among them"
+    near = likeness.Pictures(gallery).near_identical(first, second)
+    assert near.tolist() == [True, True, False, False, False]

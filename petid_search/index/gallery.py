@@ -368,6 +368,34 @@ class Gallery:
                 self.store.delete(file)
         return len(unnamed)
 
+    def owners(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Every enrolled photo's id and its individual's, (photos,) each, by individual; those with an embedding."""
+        model = self.model
+        rows = self.records.select(
+            "SELECT p.id, p.individual_id FROM photos p CROSS JOIN embeddings e ON e.photo_id = p.id "
+            "WHERE p.active AND e.model_id = ? AND e.crop = ? ORDER BY p.individual_id, p.id",
+            [None if model is None else model.id, WHOLE],
+        )
+        both = np.array(list(rows), np.int64).reshape(-1, 2)
+        return both[:, 0], both[:, 1]
+
+    def embeddings(self, photo_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The embeddings of some photos, float32, (n, d), in their order.
+
+        Raises:
+            KeyError: one of the photos has none.
+        """
+        model = self.model
+        rows = self.records.select(
+            "SELECT e.photo_id, e.vector FROM json_each(?) j CROSS JOIN embeddings e ON e.photo_id = j.value "
+            "WHERE e.model_id = ? AND e.crop = ?",
+            [json.dumps(photo_ids.tolist()), None if model is None else model.id, WHOLE],
+        )
+        vectors = {int(photo_id): bytes(vector) for photo_id, vector in rows}
+        ordered = b"".join(vectors[photo_id] for photo_id in photo_ids.tolist())
+        dimension = 0 if model is None else model.dimension
+        return np.frombuffer(ordered, "<f4").reshape(len(photo_ids), dimension)
+
     def blocks(self) -> Iterator[Block]:
         """All embeddings of enrolled photos, a few thousand at a time, individuals whole.
 
@@ -402,6 +430,15 @@ class Gallery:
             "SELECT id, photo_id, vector FROM signatures WHERE id > ? AND way = ? ORDER BY id", [last, way]
         ):
             yield int(row[0]), int(row[1]), bytes(row[2])
+
+    def signatures_of(self, photo_ids: Iterable[int], way: int) -> Iterator[tuple[int, bytes]]:
+        """Of some photos, those that have a signature made in this way, and it."""
+        for row in self.records.select(
+            "SELECT s.photo_id, s.vector FROM json_each(?) j CROSS JOIN signatures s ON s.photo_id = j.value "
+            "WHERE s.way = ?",
+            [json.dumps(list(photo_ids)), way],
+        ):
+            yield int(row[0]), bytes(row[1])
 
     def without_signature(self, way: int, after: int, count: int) -> list[EnrolledPhoto]:
         """Photos, removed ones included, that have no signature: the first `count` with an id above `after`."""

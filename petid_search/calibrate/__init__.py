@@ -1,0 +1,12 @@
+"""From similarity to decision and probability, by the gallery's own photos: what the numbers promise, and how surely.
+
+Every photo plays both parts: *mated*, searched against the gallery without itself and its near-duplicates; and
+*non-mated*, searched against the gallery without its individual, as a stranger's would be. What strangers reach sets
+the threshold for a wanted FPIR, which so holds for a gallery of this size; the two together give the probability.
+"""
+
+from petid_search.calibrate.calibration import MISS, Calibration
+from petid_search.calibrate.keeping import calibrate, current_calibration, renewed_calibration
+from petid_search.calibrate.promise import Promise
+
+__all__ = ["MISS", "Calibration", "Promise", "calibrate", "current_calibration", "renewed_calibration"]
