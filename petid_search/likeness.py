@@ -1,6 +1,7 @@
 """Which enrolled photos a new one is nearly identical to: burst shots, re-saved copies, one picture under two names."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -81,16 +82,14 @@ class Likeness:
 
     def _compare(self, thumbnail: NDArray[np.uint8], photo_ids: list[int]) -> list[NearIdentical]:
         near = []
-        for photo_id in photo_ids:
-            try:
-                photo = self._gallery.photo(photo_id)
-            except GalleryError:  # purged meanwhile
-                continue
-            other = None if photo.removed else _thumbnail(photo.file)
-            if other is not None:
-                ssim = float(ssim_of_pairs(np.stack([thumbnail, other]), np.array([0]), np.array([1]))[0])
-                if ssim >= THRESHOLD:
-                    near.append(NearIdentical(photo.source, photo.individual, ssim))
+        for photo_id, row in self._gallery.signatures_of(photo_ids, _WAY):
+            pair = np.stack([thumbnail, np.frombuffer(row[_BYTES:], np.uint8).reshape(SIZE, SIZE)])
+            ssim = float(ssim_of_pairs(pair, np.array([0]), np.array([1]))[0])
+            if ssim >= THRESHOLD:
+                with suppress(GalleryError):  # purged meanwhile
+                    photo = self._gallery.photo(photo_id)
+                    if not photo.removed:
+                        near.append(NearIdentical(photo.source, photo.individual, ssim))
         return sorted(near, key=lambda one: -one.ssim)
 
     def _keep(self, thumbnails: Mapping[str, NDArray[np.uint8]]) -> None:
@@ -104,10 +103,10 @@ class Likeness:
 
     def _catch_up(self) -> None:
         """Read the signatures of photos that were enrolled since, by this process or another."""
-        rows = list(self._gallery.signatures_after(self._last, _WAY))
+        rows = list(self._gallery.signatures_after(self._last, _WAY, _BYTES))
         if rows:
             self._last = rows[-1][0]
-            news = np.frombuffer(b"".join(vector[:_BYTES] for _, _, vector in rows), "<f2").reshape(-1, _NUMBERS)
+            news = np.frombuffer(b"".join(vector for _, _, vector in rows), "<f2").reshape(-1, _NUMBERS)
             self._ids = np.concatenate([self._ids, [photo_id for _, photo_id, _ in rows]])
             self._vectors = np.concatenate([self._vectors, news.astype(np.float32)])
 

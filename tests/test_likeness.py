@@ -96,13 +96,13 @@ def test_signatures_that_are_missing_are_made_first(how, gallery, flagged, save)
     assert flagged() == {"Max/1.png": [("Rex/1.png", "Rex")]}
 
 
-def test_a_photo_that_is_gone_from_the_gallery_stops_nothing(gallery, flagged, save):
+def test_a_photo_whose_file_is_gone_is_still_known(gallery, flagged, save):
     save("Rex/1.png", 1)
     flagged()
     (stored,) = gallery.photos("Rex")
     stored.file.unlink()
     save("Max/1.png", copies(draw_scene(1))["re-encoded"])
-    assert flagged() == {}
+    assert flagged() == {"Max/1.png": [("Rex/1.png", "Rex")]}
     assert gallery.count_photos() == 2
 
 

@@ -421,13 +421,14 @@ class Gallery:
 
     # Near-identical photos
 
-    def signatures_after(self, last: int, way: int) -> Iterator[tuple[int, int, bytes]]:
-        """What was written after a row of signatures, made in this way: row, ascending, photo's id, signature.
+    def signatures_after(self, last: int, way: int, length: int) -> Iterator[tuple[int, int, bytes]]:
+        """What was written after a row of signatures, made in this way: row, ascending, photo's id, its first bytes.
 
         Photos that were removed are among them.
         """
         for row in self.records.select(
-            "SELECT id, photo_id, vector FROM signatures WHERE id > ? AND way = ? ORDER BY id", [last, way]
+            "SELECT id, photo_id, substr(vector, 1, ?) FROM signatures WHERE id > ? AND way = ? ORDER BY id",
+            [length, last, way],
         ):
             yield int(row[0]), int(row[1]), bytes(row[2])
 
