@@ -89,6 +89,12 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _named_folder(text: str) -> Path:
+    if not text:  # which a Path takes for the current folder
+        raise typer.BadParameter("name a folder.")
+    return Path(text)
+
+
 @app.callback()
 def _petid(
     version: Annotated[
@@ -573,7 +579,12 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Of the split and of the intervals.")] = 0,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where the report goes.", show_default="evaluation-FOLDER, here"),
+        typer.Option(
+            metavar="DIR",
+            parser=_named_folder,
+            help="Where the report goes: a new folder, or an empty one, outside FOLDER.",
+            show_default="evaluation-FOLDER, here or beside FOLDER",
+        ),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -582,41 +593,44 @@ def evaluate(
     from petid_search import evaluate as library
     from petid_search.dataset import read_manifest
     from petid_search.errors import DatasetError
-    from petid_search.evaluate.report import check_output
+    from petid_search.evaluate.report import output_folder
     from petid_search.images import is_folder, shortened
     from petid_search.models.home import list_models, only_model, open_model
     from petid_search.models.runtime import Embedder
 
-    output = _free_name(f"evaluation-{folder.resolve().name}", "") if output is None else output
     with _named_at_the_end() as problems:
         if not is_folder(folder):
             raise DatasetError(f"There is no folder {shortened(folder)}: check the name.")
-        check_output(output)
-        names = list(dict.fromkeys(model or []))
-        bundles = list_models() if all_models else [open_model(name) for name in names]
-        embedders = [Embedder(bundle) for bundle in bundles or [only_model()]]
-        photos = read_manifest(folder, problems.append)
-        if problems and not photos:
-            return
-        with _progress_bar(len(photos) * len(embedders), "Embedding", quiet) as advance:
-            evaluation = library.evaluate(
-                photos,
-                embedders,
-                rules=list(dict.fromkeys(one.value for one in rule or [RuleName.BEST_PHOTO])),
-                protocol=protocol,
-                split=split,
-                enrolled=enrolled,
-                seed=seed,
-                advance=advance,
-            )
-        problems.extend(evaluation.failed)
-        report = library.write_report(evaluation, folder, output)
-        if as_json:
-            _print_json(report)
-            return
-        for result in evaluation.results:
-            _print_result(result, evaluation.results)
-        _say(f"The report is in {output}: open {output / 'report.html'}.", quiet)
+        if output is None:
+            inside = Path.cwd().resolve().is_relative_to(folder.resolve())
+            place = folder.resolve().parent if inside else Path()
+            output = _free_name(f"evaluation-{folder.resolve().name}", "", place)
+        with output_folder(output, folder):
+            names = list(dict.fromkeys(model or []))
+            bundles = list_models() if all_models else [open_model(name) for name in names]
+            embedders = [Embedder(bundle) for bundle in bundles or [only_model()]]
+            photos = read_manifest(folder, problems.append)
+            if problems and not photos:
+                return
+            with _progress_bar(len(photos) * len(embedders), "Embedding", quiet) as advance:
+                evaluation = library.evaluate(
+                    photos,
+                    embedders,
+                    rules=list(dict.fromkeys(one.value for one in rule or [RuleName.BEST_PHOTO])),
+                    protocol=protocol,
+                    split=split,
+                    enrolled=enrolled,
+                    seed=seed,
+                    advance=advance,
+                )
+            problems.extend(evaluation.failed)
+            report = library.write_report(evaluation, folder, output)
+            if as_json:
+                _print_json(report)
+                return
+            for result in evaluation.results:
+                _print_result(result, evaluation.results)
+            _say(f"The report is in {output}: open {output / 'report.html'}.", quiet)
 
 
 @app.command()
@@ -795,10 +809,10 @@ def _print_duplicates(found: "Duplicates") -> None:
             _print(f"  {other.ssim:.3f}  {other.photo.path}")
 
 
-def _free_name(stem: str, suffix: str) -> Path:
-    """A file in the current folder that is not there yet: two dogs' photos are often both called 1.jpg."""
+def _free_name(stem: str, suffix: str, folder: Path = Path()) -> Path:
+    """A file in a folder that is not there yet: two dogs' photos are often both called 1.jpg."""
     names = itertools.chain([f"{stem}{suffix}"], (f"{stem}-{number}{suffix}" for number in itertools.count(2)))
-    return next(path for path in map(Path, names) if not path.exists())
+    return next(path for name in names if not (path := folder / name).exists())
 
 
 def _open(folder: Path) -> "Gallery":

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from functools import partial
 from html.parser import HTMLParser
@@ -26,6 +27,7 @@ from petid_search.evaluate.evaluation import near_duplicate_pairs
 from petid_search.evaluate.figures import difference, draw_individuals, measure_pairs, measure_ranks
 from petid_search.evaluate.page import meaning
 from petid_search.evaluate.quality import sharpness
+from petid_search.evaluate.report import output_folder
 from petid_search.evaluate.search import BINS, Sides, search
 from petid_search.index.rule import BEST, MEDOIDS, RULES
 
@@ -659,3 +661,61 @@ def test_what_cannot_be_evaluated_is_said_in_a_line(petid, take_photos, tmp_path
         assert done.stderr.count("\n") == 1
     assert sorted(file.name for file in tmp_path.iterdir()) == ["nothing", "photos", "taken"]
     assert petid("evaluate", "photos", "--protocol", "magic").returncode == 2
+
+
+def test_no_file_of_the_user_is_ever_written_over(petid, take_photos, tmp_path):
+    take_photos(3, 3)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "split.csv").write_text("my own")
+    options = ("evaluate", "photos", "--model", "small", "--protocol", "verification", "--quiet")
+    refused = petid(*options, "--output", "mine")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "petid: mine is not empty, and no file is overwritten: name another --output.\n"
+    assert (tmp_path / "mine" / "split.csv").read_text() == "my own"
+    assert petid(*options, "--output", "").returncode == 2
+    (tmp_path / "empty").mkdir()
+    assert petid(*options, "--output", "empty").returncode == 0
+    assert (tmp_path / "empty" / "report.html").exists()
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_any_work(take_photos, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    said = r"there cannot be written to \(Permission denied\): name another --output"
+    with pytest.raises(DatasetError, match=said), output_folder(tmp_path / "there", tmp_path / "photos"):
+        pytest.fail("the work began")
+
+
+def test_a_failed_evaluation_leaves_no_empty_folder_and_removes_none_of_the_users(tmp_path):
+    def fail_in(output):
+        assert output.is_dir()
+        raise DatasetError("It is no use.")
+
+    (tmp_path / "mine").mkdir()
+    for output in (tmp_path / "mine" / "a" / "b", tmp_path / "mine"):
+        with pytest.raises(DatasetError, match="no use"), output_folder(output, tmp_path / "photos"):
+            fail_in(output)
+        assert sorted(tmp_path.rglob("*")) == [tmp_path / "mine"]
+
+
+def test_a_report_never_lies_among_the_photos(petid, take_photos, tmp_path, home):
+    folder = take_photos(3, 3)
+    options = ("--model", "small", "--protocol", "verification", "--quiet")
+    for output in ("photos", "photos/report", "photos/1/../report"):
+        refused = petid("evaluate", "photos", *options, "--output", output)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert refused.stderr.endswith("among the photos: name another --output.\n")
+    here = [sys.executable, "-m", "petid_search", "evaluate", ".", *options]
+    assert subprocess.run(here, cwd=folder, check=True).returncode == 0
+    assert (tmp_path / "evaluation-photos" / "report.json").exists()
+    assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "2"]
+
+
+def test_a_report_that_was_moved_among_the_photos_is_no_animal(embedder, take_photos, tmp_path):
+    folder = take_photos(3, 3)
+    photos = read_manifest(folder)
+    write_report(evaluate(photos, [embedder], replicates=5), folder, tmp_path / "report")
+    shutil.move(tmp_path / "report", folder / "report")
+    assert read_manifest(folder) == photos
