@@ -621,9 +621,9 @@ def evaluate(
                     split=split,
                     enrolled=enrolled,
                     seed=seed,
+                    problem=problems.append,
                     advance=advance,
                 )
-            problems.extend(evaluation.failed)
             report = library.write_report(evaluation, folder, output)
             if as_json:
                 _print_json(report)

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,6 +21,7 @@ from PIL import Image
 from petid_search import metrics
 from petid_search.cli import ProtocolName, RuleName
 from petid_search.dataset.manifest import read_manifest
+from petid_search.dataset.split_file import write_split
 from petid_search.dataset.splits import PROTOCOLS
 from petid_search.errors import DatasetError, LeakError
 from petid_search.evaluate import Figure, evaluate, write_report
@@ -719,3 +721,75 @@ def test_a_report_that_was_moved_among_the_photos_is_no_animal(embedder, take_ph
     write_report(evaluate(photos, [embedder], replicates=5), folder, tmp_path / "report")
     shutil.move(tmp_path / "report", folder / "report")
     assert read_manifest(folder) == photos
+
+
+def test_broken_photos_are_named_when_the_evaluation_fails_too(petid, take_photos):
+    folder = take_photos(1, 3)
+    (folder / "other").mkdir()
+    (folder / "other" / "broken.jpg").write_bytes(b"no photo")
+    done = petid("evaluate", "photos", "--model", "small")
+    assert (done.returncode, done.stdout) == (1, "")
+    first, second = done.stderr.splitlines()
+    assert "broken.jpg is not a photo" in first
+    assert "one individual only" in second
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("probe", "there is no photo with the role probe"),
+        ("gallery", "there is no photo with the role gallery"),
+        ("one gallery", "nothing of 0 is enrolled"),
+        ("both", "there is no photo with the role both"),
+    ],
+)
+def test_a_split_that_lost_what_it_needs_names_the_photos_that_cannot_be_read(
+    embedder, take_photos, tmp_path, broken, said
+):
+    folder = take_photos(3, 3)
+    protocol = "leave-one-out" if broken == "both" else "gallery-probe"
+    split = evaluate(read_manifest(folder), [embedder], protocol=protocol, replicates=5).split
+    role, individual = broken.removeprefix("one "), "0" if broken.startswith("one") else ""
+    lost = [one.photo for one in split.photos if one.role == role and one.individual.startswith(individual)]
+    for photo in lost:
+        (folder / photo).write_bytes(f"no photo: {photo}".encode())
+    photos = read_manifest(folder)
+    by_name = {photo.name: photo.sha256 for photo in photos}
+    write_split(replace(split, photos=tuple(replace(p, sha256=by_name[p.photo]) for p in split.photos)), tmp_path / "s")
+    told = []
+    with pytest.raises(DatasetError, match=said) as raised:
+        evaluate(photos, [embedder], split=tmp_path / "s", replicates=5, problem=told.append)
+    assert lost[0] in str(raised.value)
+    assert not isinstance(raised.value, LeakError)
+    assert len(told) == len(lost)
+
+
+def test_what_a_split_left_out_stays_left_out_and_need_not_be_there(embedder, take_photos, tmp_path):
+    folder = take_photos(4, 3)
+    shutil.copy(folder / "0" / "0.png", folder / "0" / "copy.png")
+    done = evaluate(read_manifest(folder), [embedder], replicates=5)
+    write_report(done, folder, tmp_path / "report")
+    for _ in range(2):
+        again = evaluate(read_manifest(folder), [embedder], split=tmp_path / "report" / "split.csv", replicates=5)
+        assert {one.photo: one.reason for one in again.split.photos if one.role == "left out"} == {
+            "0/copy.png": "the same bytes as 0/0.png"
+        }
+        assert len(again.photos) == 12
+        (folder / "0" / "copy.png").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (("0/0.png,gallery,0", "0/1.png,probe,0"), "one individual only"),
+        (("0/0.png,both,0", "1/0.png,both,1"), "No individual has two photos"),
+        (("0/0.png,both,Bj\u00f6rn", "0/1.png,both, Bj\u006f\u0308rn "), "one individual only"),
+    ],
+)
+def test_a_split_with_nothing_to_compare_is_refused_as_a_folder_is(take_photos, tmp_path, rows, said):
+    photos = read_manifest(take_photos(2, 2))
+    sums = {photo.name: photo.sha256 for photo in photos}
+    lines = [f"{row},{sums[row.partition(',')[0]]}" for row in rows]
+    (tmp_path / "s.csv").write_text("\n".join(["photo,role,individual,sha256", *lines]), encoding="utf-8")
+    with pytest.raises(DatasetError, match=said):
+        evaluate(photos, [object()], split=tmp_path / "s.csv")  # which is no embedder

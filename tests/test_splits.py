@@ -334,6 +334,11 @@ def test_many_leaks_are_one_line_that_names_some_and_counts_the_rest():
     refuse_leaks([], Path("split.csv"))
 
 
+def test_a_leak_that_petid_made_itself_is_its_own_fault():
+    with pytest.raises(LeakError, match=r"is a fault of petid: leak 0\. Please report it"):
+        refuse_leaks(["leak 0"], None)
+
+
 # The file
 
 

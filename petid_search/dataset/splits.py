@@ -109,16 +109,7 @@ def make_split(
     by_individual: dict[str, list[int]] = defaultdict(list)
     for place in usable:
         by_individual[photos[place].individual].append(place)
-    if len(by_individual) < 2:
-        only = "one individual only" if by_individual else "nobody"
-        raise DatasetError(
-            f"The photos that can be used show {only}, and it takes two to be told apart: "
-            "name the folder that holds the individuals' folders."
-        )
-    if all(len({int(groups[place]) for place in places}) < 2 for places in by_individual.values()):
-        raise DatasetError(
-            "No individual has two photos that are not near-duplicates: nobody can be found again. Add other photos."
-        )
+    check_comparable(by_individual, groups)
     roles: dict[int, Role]
     if protocol in ("leave-one-out", "verification"):
         roles = dict.fromkeys(usable, "both")
@@ -140,6 +131,28 @@ def make_split(
             for place, photo in enumerate(photos)
         ),
     )
+
+
+def check_comparable(by_individual: Mapping[str, Sequence[int]], groups: NDArray[np.int64]) -> None:
+    """Refuse photos in which there is nothing to compare.
+
+    Args:
+        by_individual: places of each individual's photos that are used.
+        groups: int64, (photos,), the group of near-duplicates of each.
+
+    Raises:
+        DatasetError: they show one individual only, or nobody with two photos that are not near-duplicates.
+    """
+    if len(by_individual) < 2:
+        only = "one individual only" if by_individual else "nobody"
+        raise DatasetError(
+            f"The photos that can be used show {only}, and it takes two to be told apart: "
+            "name the folder that holds the individuals' folders."
+        )
+    if all(len({int(groups[place]) for place in places}) < 2 for places in by_individual.values()):
+        raise DatasetError(
+            "No individual has two photos that are not near-duplicates: nobody can be found again. Add other photos."
+        )
 
 
 def _divide(
