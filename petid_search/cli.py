@@ -957,7 +957,8 @@ def _print_result(result: Any, results: tuple[Any, ...]) -> None:
             sign = "" if result is first else "+"
             interval = f"{figure.low:{sign}.4f} to {figure.high:{sign}.4f}" if figure.low is not None else "-"
             measured = "" if result is first else f"{result.figures[name].value:.4f}  "
-            _print(f"{name:16s} {measured}{figure.value:{sign}.4f}  {interval:18s}  {size}, {figure.of}")
+            reason = f" ({figure.reason})" if figure.reason else ""
+            _print(f"{name:16s} {measured}{figure.value:{sign}.4f}  {interval:18s}  {size}, {figure.of}{reason}")
 
 
 def _print_json(value: dict[str, Any]) -> None:

@@ -102,6 +102,8 @@ def test_ranks_and_similarities_equal_plain_loops(photos, arrange, rule):
         nearest = max(by_individual, key=by_individual.get)
         assert ranked.nearest_other[place] == nearest
         assert ranked.other[place] == pytest.approx(by_individual[nearest], abs=1e-5)
+        of_nearest = [p for p in sides.gallery if owners[p] == nearest and groups[p] != groups[probe]]
+        assert ranked.nearest_photo[place] == max(of_nearest, key=lambda p: vectors[p] @ vectors[probe])
         if own is None:
             assert (ranked.ranks[place], ranked.own[place]) == (0, -np.inf)
         else:
@@ -119,7 +121,8 @@ def test_precision_penalty_and_nearest_photo_equal_plain_loops(photos, arrange):
             (p for p in sides.gallery if groups[p] != groups[probe]), key=lambda p: -float(vectors[p] @ vectors[probe])
         )
         right = [owners[p] == owners[probe] for p in items]
-        assert found.nearest[place] == next(p for p in items if owners[p] != owners[probe])
+        nearest = next(p for p in items if owners[p] != owners[probe])
+        assert found.rules["best-photo"].nearest_photo[place] == nearest
         if any(right):
             precisions = [sum(right[: at + 1]) / (at + 1) for at, hit in enumerate(right) if hit]
             assert found.precisions[place] == pytest.approx(np.mean(precisions))
@@ -280,7 +283,7 @@ def test_figures_are_the_measures_of_what_was_found(photos, arrange):
         assert values["baus@fpir=0.01"] == pytest.approx(np.mean(list(refused.values())))
     assert list(those.figures) == IDENTIFICATION
     for figure in those.figures.values():
-        if figure.value is not None:
+        if figure.low is not None:
             assert figure.low <= figure.value <= figure.high
             assert np.isfinite([figure.low, figure.high]).all()
 
@@ -542,7 +545,11 @@ def test_the_report_holds_what_is_documented_and_a_bad_photo_is_named(petid, str
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "broken.jpg" in done.stderr
-    assert re.search(r"^rank_1 +\d\.\d{4}  \d\.\d{4} to \d\.\d{4} +N = 6, 18 mated probes$", done.stdout, re.MULTILINE)
+    assert re.search(
+        r"^rank_1 +\d\.\d{4}  - +N = 6, 18 mated probes \(too few individuals for an interval: 6\)$",
+        done.stdout,
+        re.MULTILINE,
+    )
     assert done.stdout.endswith("The report is in evaluation-herd: open evaluation-herd/report.html.\n")
     folder = tmp_path / "evaluation-herd"
     assert {file.name for file in folder.iterdir()} == {
@@ -793,3 +800,55 @@ def test_a_split_with_nothing_to_compare_is_refused_as_a_folder_is(take_photos, 
     (tmp_path / "s.csv").write_text("\n".join(["photo,role,individual,sha256", *lines]), encoding="utf-8")
     with pytest.raises(DatasetError, match=said):
         evaluate(photos, [object()], split=tmp_path / "s.csv")  # which is no embedder
+
+
+def few_or_many(individuals: int):
+    """Figures of so many individuals with two photos each, who are never mistaken."""
+    owners = np.repeat(np.arange(individuals), 2)
+    vectors = np.eye(individuals, dtype=np.float32)[owners]
+    weightings = draw_individuals(np.zeros(individuals, bool), 50, seed=0)
+    found = search(vectors, everyone(owners, np.arange(len(owners))), [RULES["best-photo"]], weightings)
+    ranks = measure_ranks(found, found.rules["best-photo"], owners, np.zeros(len(owners), bool), weightings)
+    return {**ranks.figures, **measure_pairs(found).figures}
+
+
+def test_where_all_did_right_the_interval_is_that_of_clopper_and_pearson():
+    for name, figure in few_or_many(20).items():
+        if name in ("rank_1", "mAP", "auc"):
+            assert figure.value == figure.high == 1
+            assert figure.low == pytest.approx(0.8316, abs=1e-4)  # scipy.stats.binomtest(20, 20).proportion_ci()
+        if name in ("eer", "fnir@fpir=0.1"):
+            assert figure.low == figure.value == 0
+            assert figure.high == pytest.approx(0.1684, abs=1e-4)
+
+
+def test_few_individuals_have_no_interval_but_the_reason():
+    figures = few_or_many(3)
+    for name in ("rank_1", "auroc", "auc"):
+        assert (figures[name].value, figures[name].low, figures[name].high) == (1, None, None)
+        assert figures[name].reason == "too few individuals for an interval: 3"
+    assert difference(figures["rank_1"], figures["rank_1"]).low is None
+
+
+def test_a_threshold_that_few_strangers_define_is_said_and_what_it_makes_true_has_no_interval(photos):
+    *_, those = measured(photos, everyone)
+    assert re.fullmatch(r"the threshold rests on [12] individuals?", those.figures["fnir@fpir=0.01"].reason)
+    assert those.figures["fnir@fpir=0.1"].reason == ""
+    refused = those.figures["baus@fpir=0.01"]
+    assert (refused.low, refused.high) == (None, None)
+    assert refused.reason == "near 1 - FPIR by construction of the threshold: no interval"
+
+
+def test_the_page_lists_strangers_apart_and_only_those_that_are_called_by_a_name(embedder, take_photos, tmp_path):
+    folder = take_photos(24, 10)
+    done = evaluate(read_manifest(folder), [embedder], protocol="open-set", rules=["mean"], replicates=5)
+    (result,) = done.results
+    over = done.strangers & (result.ranked.other >= result.thresholds["fpir=0.01"])
+    assert over.any(), "there must be something to list"
+    write_report(done, folder, tmp_path / "report")
+    text = (tmp_path / "report" / "report.html").read_text()
+    strangers = text.partition("Strangers called by a name")[2].partition("</table>")[0]
+    assert strangers.count(">stranger<") == text.count(">stranger<") == over.sum()
+    with (tmp_path / "report" / "probes.csv").open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            assert row["nearest_other_photo"].startswith(row["nearest_other"] + "/")

@@ -156,7 +156,11 @@ def _probe_rows(evaluation: Evaluation) -> Iterable[Sequence[Any]]:
     for result in evaluation.results:
         found, ranked = result.found, result.ranked
         for place, probe in enumerate(sides.probes):
-            rank, nearest, photo = int(ranked.ranks[place]), int(ranked.nearest_other[place]), int(found.nearest[place])
+            rank, nearest, photo = (
+                int(ranked.ranks[place]),
+                int(ranked.nearest_other[place]),
+                int(ranked.nearest_photo[place]),
+            )
             individual = names[sides.owners[probe]]
             mated = rank > 0
             other = "" if nearest < 0 else names[nearest]
