@@ -574,8 +574,9 @@ def evaluate(
         ),
     ] = None,
     enrolled: Annotated[
-        float, typer.Option(min=0.01, max=0.99, help="Share of individuals that `open-set` enrolls.")
-    ] = 0.5,
+        float | None,
+        typer.Option(min=0.01, max=0.99, help="Share of individuals that `open-set` enrolls.", show_default="0.5"),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the split and of the intervals.")] = 0,
     output: Annotated[
         Path | None,
@@ -598,6 +599,15 @@ def evaluate(
     from petid_search.models.home import list_models, only_model, open_model
     from petid_search.models.runtime import Embedder
 
+    rules = list(dict.fromkeys(one.value for one in rule or [RuleName.BEST_PHOTO]))
+    if enrolled is not None and (split is not None or protocol != "open-set"):
+        raise typer.BadParameter("--enrolled is for --protocol open-set alone, and a --split says who is enrolled.")
+    if model and all_models:
+        raise typer.BadParameter("name models by --model, or take --all-models.")
+    if protocol == "verification" and len(rules) > 1:
+        raise typer.BadParameter(
+            "--protocol verification compares photos, for which no --rule matters: leave them out."
+        )
     with _named_at_the_end() as problems:
         if not is_folder(folder):
             raise DatasetError(f"There is no folder {shortened(folder)}: check the name.")
@@ -616,10 +626,10 @@ def evaluate(
                 evaluation = library.evaluate(
                     photos,
                     embedders,
-                    rules=list(dict.fromkeys(one.value for one in rule or [RuleName.BEST_PHOTO])),
+                    rules=rules,
                     protocol=protocol,
                     split=split,
-                    enrolled=enrolled,
+                    enrolled=0.5 if enrolled is None else enrolled,
                     seed=seed,
                     problem=problems.append,
                     advance=advance,

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from conftest import draw_animal
 from PIL import Image
+from typer.testing import CliRunner
 
 from petid_search import metrics
-from petid_search.cli import ProtocolName, RuleName
+from petid_search.cli import ProtocolName, RuleName, app
 from petid_search.dataset.manifest import read_manifest
 from petid_search.dataset.split_file import write_split
 from petid_search.dataset.splits import PROTOCOLS
@@ -852,3 +853,18 @@ def test_the_page_lists_strangers_apart_and_only_those_that_are_called_by_a_name
     with (tmp_path / "report" / "probes.csv").open(newline="") as stream:
         for row in csv.DictReader(stream):
             assert row["nearest_other_photo"].startswith(row["nearest_other"] + "/")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--enrolled", "0.3"),
+        ("--enrolled", "0.5", "--protocol", "by-time"),
+        ("--enrolled", "0.5", "--protocol", "open-set", "--split", "split.csv"),
+        ("--model", "small", "--all-models"),
+        ("--protocol", "verification", "--rule", "mean", "--rule", "best-photo"),
+    ],
+)
+def test_options_that_would_say_nothing_are_refused(home, take_photos, options):
+    done = CliRunner().invoke(app, ["evaluate", str(take_photos(2, 2)), *options])
+    assert done.exit_code == 2

@@ -4,6 +4,7 @@ import csv
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date, datetime
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from petid_search.dataset.folder import tidy_name
 from petid_search.dataset.manifest import LabelledPhoto
-from petid_search.dataset.splits import PROTOCOLS, ROLES, Assigned, Protocol, Split
+from petid_search.dataset.splits import PROTOCOLS, ROLES, Assigned, Protocol, Split, is_later
 from petid_search.errors import DatasetError, LeakError
 
 _COLUMNS: Final = ("photo", "sha256", "individual", "role", "near_duplicates", "reason", "protocol")
@@ -131,9 +132,9 @@ def leaks(split: Split, photos: Sequence[LabelledPhoto], groups: NDArray[np.int6
 
     Returns:
         a part of a sentence for each leak: the same bytes, or near-duplicates, in the gallery and among the probes; an
-        individual both enrolled and a stranger; a probe whose individual is not enrolled; a probe that is not younger
-        than the gallery's photos of its individual, where the protocol is `by-time`; the same bytes twice on one side
-        or under two names.
+        individual both enrolled and a stranger; a probe whose individual is not enrolled; where the protocol is
+        `by-time`, a photo without a time, and a probe that is not of a later session than the gallery's photos of its
+        individual; the same bytes twice on one side or under two names.
     """
     found = []
     gallery = [place for place, one in enumerate(split.photos) if one.role == "gallery"]
@@ -149,10 +150,11 @@ def leaks(split: Split, photos: Sequence[LabelledPhoto], groups: NDArray[np.int6
     enrolled_bytes = {split.photos[place].sha256: split.photos[place].photo for place in reversed(gallery)}
     enrolled_groups = {int(groups[place]): split.photos[place].photo for place in reversed(gallery)}
     enrolled_photo = {split.photos[place].individual: split.photos[place].photo for place in reversed(gallery)}
-    newest = defaultdict(list)
-    for place in gallery:
-        if (taken := photos[place].taken) is not None:
-            newest[split.photos[place].individual].append((taken, split.photos[place].photo))
+    by_time = split.protocol == "by-time"
+    for place in (*gallery, *others) if by_time else ():
+        if photos[place].taken is None:
+            found.append(f"{split.photos[place].role} {split.photos[place].photo} carries no time")
+    newest = _newest(split, photos, gallery) if by_time else {}
     for place in others:
         one, taken = split.photos[place], photos[place].taken
         if (twin := enrolled_bytes.get(one.sha256)) is not None:
@@ -165,11 +167,26 @@ def leaks(split: Split, photos: Sequence[LabelledPhoto], groups: NDArray[np.int6
             )
         if one.role == "probe" and one.individual not in enrolled_photo:
             found.append(f"probe {one.photo} shows {one.individual}, of whom nothing is enrolled")
-        if split.protocol == "by-time" and one.individual in newest and taken is not None:
-            latest, enrolled = max(newest[one.individual])
-            if taken <= latest:
-                found.append(f"probe {one.photo} is not younger than {enrolled} of the gallery")
+        for latest, enrolled in newest.get(one.individual, ()):
+            if taken is not None and not is_later(taken, latest):
+                found.append(
+                    f"probe {one.photo} is not younger than {enrolled} of the gallery, or of one session with it"
+                )
+                break
     return found
+
+
+def _newest(
+    split: Split, photos: Sequence[LabelledPhoto], gallery: Sequence[int]
+) -> dict[str, list[tuple[datetime | date, str]]]:
+    """Of each individual's enrolled photos the latest, and of those with no time of day the latest as well."""
+    latest: dict[str, dict[bool, tuple[datetime | date, str]]] = defaultdict(dict)
+    for place in gallery:
+        if (taken := photos[place].taken) is not None:
+            one, exact = split.photos[place], isinstance(taken, datetime)
+            this = (taken, one.photo)
+            latest[one.individual][exact] = max(latest[one.individual].get(exact, this), this)
+    return {individual: list(those.values()) for individual, those in latest.items()}
 
 
 def refuse_leaks(found: Sequence[str], source: Path | None) -> None:
