@@ -171,12 +171,11 @@ def test_the_result_is_the_same_whatever_the_block(photos):
     )
     for other in others:
         for name, ranked in whole.rules.items():
-            for field in ("ranks", "own", "other", "nearest_other"):
+            for field in ("ranks", "own", "other", "nearest_other", "nearest_photo"):
                 np.testing.assert_array_equal(getattr(ranked, field), getattr(other.rules[name], field))
         np.testing.assert_array_equal(whole.precisions, other.precisions)
         np.testing.assert_array_equal(whole.pairs.genuine, other.pairs.genuine)
         np.testing.assert_array_equal(whole.pairs.impostor, other.pairs.impostor)
-        np.testing.assert_array_equal(whole.nearest, other.nearest)
 
 
 def test_ties_count_against_the_right_individual():
@@ -740,6 +739,16 @@ def test_broken_photos_are_named_when_the_evaluation_fails_too(petid, take_photo
     first, second = done.stderr.splitlines()
     assert "broken.jpg is not a photo" in first
     assert "one individual only" in second
+
+
+def test_a_folder_of_broken_photos_alone_shows_nobody(embedder, take_photos):
+    folder = take_photos(2, 2)
+    for photo in folder.rglob("*.png"):
+        photo.write_bytes(str(photo).encode())
+    told = []
+    with pytest.raises(DatasetError, match="show nobody"):
+        evaluate(read_manifest(folder), [embedder], problem=told.append)
+    assert len(told) == 4
 
 
 @pytest.mark.parametrize(
