@@ -89,6 +89,12 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _named_folder(text: str) -> Path:
+    if not text:  # which a Path takes for the current folder
+        raise typer.BadParameter("name a folder.")
+    return Path(text)
+
+
 @app.callback()
 def _petid(
     version: Annotated[
@@ -620,12 +626,18 @@ def evaluate(
         ),
     ] = None,
     enrolled: Annotated[
-        float, typer.Option(min=0.01, max=0.99, help="Share of individuals that `open-set` enrolls.")
-    ] = 0.5,
+        float | None,
+        typer.Option(min=0.01, max=0.99, help="Share of individuals that `open-set` enrolls.", show_default="0.5"),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the split and of the intervals.")] = 0,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where the report goes.", show_default="evaluation-FOLDER, here"),
+        typer.Option(
+            metavar="DIR",
+            parser=_named_folder,
+            help="Where the report goes: a new folder, or an empty one, outside FOLDER.",
+            show_default="evaluation-FOLDER, here or beside FOLDER",
+        ),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -634,41 +646,53 @@ def evaluate(
     from petid_search import evaluate as library
     from petid_search.dataset import read_manifest
     from petid_search.errors import DatasetError
-    from petid_search.evaluate.report import check_output
+    from petid_search.evaluate.report import output_folder
     from petid_search.images import is_folder, shortened
     from petid_search.models.home import list_models, only_model, open_model
     from petid_search.models.runtime import Embedder
 
-    output = _free_name(f"evaluation-{folder.resolve().name}", "") if output is None else output
+    rules = list(dict.fromkeys(one.value for one in rule or [RuleName.BEST_PHOTO]))
+    if enrolled is not None and (split is not None or protocol != "open-set"):
+        raise typer.BadParameter("--enrolled is for --protocol open-set alone, and a --split says who is enrolled.")
+    if model and all_models:
+        raise typer.BadParameter("name models by --model, or take --all-models.")
+    if protocol == "verification" and len(rules) > 1:
+        raise typer.BadParameter(
+            "--protocol verification compares photos, for which no --rule matters: leave them out."
+        )
     with _named_at_the_end() as problems:
         if not is_folder(folder):
             raise DatasetError(f"There is no folder {shortened(folder)}: check the name.")
-        check_output(output)
-        names = list(dict.fromkeys(model or []))
-        bundles = list_models() if all_models else [open_model(name) for name in names]
-        embedders = [Embedder(bundle) for bundle in bundles or [only_model()]]
-        photos = read_manifest(folder, problems.append)
-        if problems and not photos:
-            return
-        with _progress_bar(len(photos) * len(embedders), "Embedding", quiet) as advance:
-            evaluation = library.evaluate(
-                photos,
-                embedders,
-                rules=list(dict.fromkeys(one.value for one in rule or [RuleName.BEST_PHOTO])),
-                protocol=protocol,
-                split=split,
-                enrolled=enrolled,
-                seed=seed,
-                advance=advance,
-            )
-        problems.extend(evaluation.failed)
-        report = library.write_report(evaluation, folder, output)
-        if as_json:
-            _print_json(report)
-            return
-        for result in evaluation.results:
-            _print_result(result, evaluation.results)
-        _say(f"The report is in {output}: open {output / 'report.html'}.", quiet)
+        if output is None:
+            inside = Path.cwd().resolve().is_relative_to(folder.resolve())
+            place = folder.resolve().parent if inside else Path()
+            output = _free_name(f"evaluation-{folder.resolve().name}", "", place)
+        with output_folder(output, folder):
+            names = list(dict.fromkeys(model or []))
+            bundles = list_models() if all_models else [open_model(name) for name in names]
+            embedders = [Embedder(bundle) for bundle in bundles or [only_model()]]
+            photos = read_manifest(folder, problems.append)
+            if problems and not photos:
+                return
+            with _progress_bar(len(photos) * len(embedders), "Embedding", quiet) as advance:
+                evaluation = library.evaluate(
+                    photos,
+                    embedders,
+                    rules=rules,
+                    protocol=protocol,
+                    split=split,
+                    enrolled=0.5 if enrolled is None else enrolled,
+                    seed=seed,
+                    problem=problems.append,
+                    advance=advance,
+                )
+            report = library.write_report(evaluation, folder, output)
+            if as_json:
+                _print_json(report)
+                return
+            for result in evaluation.results:
+                _print_result(result, evaluation.results)
+            _say(f"The report is in {output}: open {output / 'report.html'}.", quiet)
 
 
 @app.command()
@@ -847,10 +871,10 @@ def _print_duplicates(found: "Duplicates") -> None:
             _print(f"  {other.ssim:.3f}  {other.photo.path}")
 
 
-def _free_name(stem: str, suffix: str) -> Path:
-    """A file in the current folder that is not there yet: two dogs' photos are often both called 1.jpg."""
+def _free_name(stem: str, suffix: str, folder: Path = Path()) -> Path:
+    """A file in a folder that is not there yet: two dogs' photos are often both called 1.jpg."""
     names = itertools.chain([f"{stem}{suffix}"], (f"{stem}-{number}{suffix}" for number in itertools.count(2)))
-    return next(path for path in map(Path, names) if not path.exists())
+    return next(path for name in names if not (path := folder / name).exists())
 
 
 def _open(folder: Path) -> "Gallery":
@@ -995,7 +1019,8 @@ def _print_result(result: Any, results: tuple[Any, ...]) -> None:
             sign = "" if result is first else "+"
             interval = f"{figure.low:{sign}.4f} to {figure.high:{sign}.4f}" if figure.low is not None else "-"
             measured = "" if result is first else f"{result.figures[name].value:.4f}  "
-            _print(f"{name:16s} {measured}{figure.value:{sign}.4f}  {interval:18s}  {size}, {figure.of}")
+            reason = f" ({figure.reason})" if figure.reason else ""
+            _print(f"{name:16s} {measured}{figure.value:{sign}.4f}  {interval:18s}  {size}, {figure.of}{reason}")
 
 
 def _print_json(value: dict[str, Any]) -> None:

@@ -34,6 +34,9 @@ GALLERY_FILE: Final = "gallery.db"
 """The file by which a folder is known as a gallery; its photos lie in `photos` beside it."""
 MOVED_LIST: Final = "moved-by-petid.jsonl"
 """The file by which a folder is known as one that `dedup` moved photos to."""
+REPORT_FILE: Final = "report.json"
+SPLIT_FILE: Final = "split.csv"
+"""The two files by which a folder is known as the report of an evaluation."""
 
 MAX_BYTES: Final = 256 * 2**20
 MAX_PIXELS: Final = 250_000_000
@@ -203,8 +206,8 @@ def is_folder(path: Path) -> bool:
 def find_photos(folder: Path, unread: Callable[[PhotoError], object] | None = None) -> Iterator[Path]:
     """The photos of a folder and of all folders below it, by suffix; a folder's own first, each kind by name.
 
-    Hidden files and folders (a leading dot) are passed over, and so are the photos of a gallery and those that `dedup`
-    moved aside, unless they are what is asked for; links to folders are followed once.
+    Hidden files and folders (a leading dot) are passed over, and so are the photos of a gallery, those that `dedup`
+    moved aside and the plots of an evaluation, unless they are what is asked for; links to folders are followed once.
 
     Args:
         folder: where to look.
@@ -225,7 +228,9 @@ def find_photos(folder: Path, unread: Callable[[PhotoError], object] | None = No
             continue
         seen.add((here.st_dev, here.st_ino))
         folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and not is_set_apart(Path(parent, name))
+            name
+            for name in folders
+            if not (name.startswith(".") or is_set_apart(Path(parent, name)) or is_report(Path(parent, name)))
         )
         for name in sorted(files):
             if not name.startswith(".") and Path(name).suffix.lower() in PHOTO_SUFFIXES:
@@ -237,6 +242,14 @@ def is_set_apart(folder: Path) -> bool:
     try:
         is_store = folder.name == "photos" and (folder.parent / GALLERY_FILE).exists()
         return is_store or (folder / MOVED_LIST).exists()
+    except OSError:  # reading it will tell what is wrong
+        return False
+
+
+def is_report(folder: Path) -> bool:
+    """Whether a folder holds the report of an evaluation."""
+    try:
+        return (folder / REPORT_FILE).exists() and (folder / SPLIT_FILE).exists()
     except OSError:  # reading it will tell what is wrong
         return False
 

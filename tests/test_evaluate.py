@@ -6,7 +6,9 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,10 +17,12 @@ import numpy as np
 import pytest
 from conftest import draw_animal
 from PIL import Image
+from typer.testing import CliRunner
 
 from petid_search import metrics
-from petid_search.cli import ProtocolName, RuleName
+from petid_search.cli import ProtocolName, RuleName, app
 from petid_search.dataset.manifest import read_manifest
+from petid_search.dataset.split_file import write_split
 from petid_search.dataset.splits import PROTOCOLS
 from petid_search.errors import DatasetError, LeakError
 from petid_search.evaluate import Figure, evaluate, write_report
@@ -26,6 +30,7 @@ from petid_search.evaluate.evaluation import near_duplicate_pairs
 from petid_search.evaluate.figures import difference, draw_individuals, measure_pairs, measure_ranks
 from petid_search.evaluate.page import meaning
 from petid_search.evaluate.quality import sharpness
+from petid_search.evaluate.report import output_folder
 from petid_search.evaluate.search import BINS, Sides, search
 from petid_search.index.rule import BEST, MEDOIDS, RULES
 
@@ -98,6 +103,8 @@ def test_ranks_and_similarities_equal_plain_loops(photos, arrange, rule):
         nearest = max(by_individual, key=by_individual.get)
         assert ranked.nearest_other[place] == nearest
         assert ranked.other[place] == pytest.approx(by_individual[nearest], abs=1e-5)
+        of_nearest = [p for p in sides.gallery if owners[p] == nearest and groups[p] != groups[probe]]
+        assert ranked.nearest_photo[place] == max(of_nearest, key=lambda p: vectors[p] @ vectors[probe])
         if own is None:
             assert (ranked.ranks[place], ranked.own[place]) == (0, -np.inf)
         else:
@@ -115,7 +122,8 @@ def test_precision_penalty_and_nearest_photo_equal_plain_loops(photos, arrange):
             (p for p in sides.gallery if groups[p] != groups[probe]), key=lambda p: -float(vectors[p] @ vectors[probe])
         )
         right = [owners[p] == owners[probe] for p in items]
-        assert found.nearest[place] == next(p for p in items if owners[p] != owners[probe])
+        nearest = next(p for p in items if owners[p] != owners[probe])
+        assert found.rules["best-photo"].nearest_photo[place] == nearest
         if any(right):
             precisions = [sum(right[: at + 1]) / (at + 1) for at, hit in enumerate(right) if hit]
             assert found.precisions[place] == pytest.approx(np.mean(precisions))
@@ -163,12 +171,11 @@ def test_the_result_is_the_same_whatever_the_block(photos):
     )
     for other in others:
         for name, ranked in whole.rules.items():
-            for field in ("ranks", "own", "other", "nearest_other"):
+            for field in ("ranks", "own", "other", "nearest_other", "nearest_photo"):
                 np.testing.assert_array_equal(getattr(ranked, field), getattr(other.rules[name], field))
         np.testing.assert_array_equal(whole.precisions, other.precisions)
         np.testing.assert_array_equal(whole.pairs.genuine, other.pairs.genuine)
         np.testing.assert_array_equal(whole.pairs.impostor, other.pairs.impostor)
-        np.testing.assert_array_equal(whole.nearest, other.nearest)
 
 
 def test_ties_count_against_the_right_individual():
@@ -276,7 +283,7 @@ def test_figures_are_the_measures_of_what_was_found(photos, arrange):
         assert values["baus@fpir=0.01"] == pytest.approx(np.mean(list(refused.values())))
     assert list(those.figures) == IDENTIFICATION
     for figure in those.figures.values():
-        if figure.value is not None:
+        if figure.low is not None:
             assert figure.low <= figure.value <= figure.high
             assert np.isfinite([figure.low, figure.high]).all()
 
@@ -538,7 +545,11 @@ def test_the_report_holds_what_is_documented_and_a_bad_photo_is_named(petid, str
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "broken.jpg" in done.stderr
-    assert re.search(r"^rank_1 +\d\.\d{4}  \d\.\d{4} to \d\.\d{4} +N = 6, 18 mated probes$", done.stdout, re.MULTILINE)
+    assert re.search(
+        r"^rank_1 +\d\.\d{4}  - +N = 6, 18 mated probes \(too few individuals for an interval: 6\)$",
+        done.stdout,
+        re.MULTILINE,
+    )
     assert done.stdout.endswith("The report is in evaluation-herd: open evaluation-herd/report.html.\n")
     folder = tmp_path / "evaluation-herd"
     assert {file.name for file in folder.iterdir()} == {
@@ -659,3 +670,210 @@ def test_what_cannot_be_evaluated_is_said_in_a_line(petid, take_photos, tmp_path
         assert done.stderr.count("\n") == 1
     assert sorted(file.name for file in tmp_path.iterdir()) == ["nothing", "photos", "taken"]
     assert petid("evaluate", "photos", "--protocol", "magic").returncode == 2
+
+
+def test_no_file_of_the_user_is_ever_written_over(petid, take_photos, tmp_path):
+    take_photos(3, 3)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "split.csv").write_text("my own")
+    options = ("evaluate", "photos", "--model", "small", "--protocol", "verification", "--quiet")
+    refused = petid(*options, "--output", "mine")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "petid: mine is not empty, and no file is overwritten: name another --output.\n"
+    assert (tmp_path / "mine" / "split.csv").read_text() == "my own"
+    assert petid(*options, "--output", "").returncode == 2
+    (tmp_path / "empty").mkdir()
+    assert petid(*options, "--output", "empty").returncode == 0
+    assert (tmp_path / "empty" / "report.html").exists()
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_any_work(take_photos, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    said = r"there cannot be written to \(Permission denied\): name another --output"
+    with pytest.raises(DatasetError, match=said), output_folder(tmp_path / "there", tmp_path / "photos"):
+        pytest.fail("the work began")
+
+
+def test_a_failed_evaluation_leaves_no_empty_folder_and_removes_none_of_the_users(tmp_path):
+    def fail_in(output):
+        assert output.is_dir()
+        raise DatasetError("It is no use.")
+
+    (tmp_path / "mine").mkdir()
+    for output in (tmp_path / "mine" / "a" / "b", tmp_path / "mine"):
+        with pytest.raises(DatasetError, match="no use"), output_folder(output, tmp_path / "photos"):
+            fail_in(output)
+        assert sorted(tmp_path.rglob("*")) == [tmp_path / "mine"]
+
+
+def test_a_report_never_lies_among_the_photos(petid, take_photos, tmp_path, home):
+    folder = take_photos(3, 3)
+    options = ("--model", "small", "--protocol", "verification", "--quiet")
+    for output in ("photos", "photos/report", "photos/1/../report"):
+        refused = petid("evaluate", "photos", *options, "--output", output)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert refused.stderr.endswith("among the photos: name another --output.\n")
+    here = [sys.executable, "-m", "petid_search", "evaluate", ".", *options]
+    assert subprocess.run(here, cwd=folder, check=True).returncode == 0
+    assert (tmp_path / "evaluation-photos" / "report.json").exists()
+    assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "2"]
+
+
+def test_a_report_that_was_moved_among_the_photos_is_no_animal(embedder, take_photos, tmp_path):
+    folder = take_photos(3, 3)
+    photos = read_manifest(folder)
+    write_report(evaluate(photos, [embedder], replicates=5), folder, tmp_path / "report")
+    shutil.move(tmp_path / "report", folder / "report")
+    assert read_manifest(folder) == photos
+
+
+def test_broken_photos_are_named_when_the_evaluation_fails_too(petid, take_photos):
+    folder = take_photos(1, 3)
+    (folder / "other").mkdir()
+    (folder / "other" / "broken.jpg").write_bytes(b"no photo")
+    done = petid("evaluate", "photos", "--model", "small")
+    assert (done.returncode, done.stdout) == (1, "")
+    first, second = done.stderr.splitlines()
+    assert "broken.jpg is not a photo" in first
+    assert "one individual only" in second
+
+
+def test_a_folder_of_broken_photos_alone_shows_nobody(embedder, take_photos):
+    folder = take_photos(2, 2)
+    for photo in folder.rglob("*.png"):
+        photo.write_bytes(str(photo).encode())
+    told = []
+    with pytest.raises(DatasetError, match="show nobody"):
+        evaluate(read_manifest(folder), [embedder], problem=told.append)
+    assert len(told) == 4
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("probe", "there is no photo with the role probe"),
+        ("gallery", "there is no photo with the role gallery"),
+        ("one gallery", "nothing of 0 is enrolled"),
+        ("both", "there is no photo with the role both"),
+    ],
+)
+def test_a_split_that_lost_what_it_needs_names_the_photos_that_cannot_be_read(
+    embedder, take_photos, tmp_path, broken, said
+):
+    folder = take_photos(3, 3)
+    protocol = "leave-one-out" if broken == "both" else "gallery-probe"
+    split = evaluate(read_manifest(folder), [embedder], protocol=protocol, replicates=5).split
+    role, individual = broken.removeprefix("one "), "0" if broken.startswith("one") else ""
+    lost = [one.photo for one in split.photos if one.role == role and one.individual.startswith(individual)]
+    for photo in lost:
+        (folder / photo).write_bytes(f"no photo: {photo}".encode())
+    photos = read_manifest(folder)
+    by_name = {photo.name: photo.sha256 for photo in photos}
+    write_split(replace(split, photos=tuple(replace(p, sha256=by_name[p.photo]) for p in split.photos)), tmp_path / "s")
+    told = []
+    with pytest.raises(DatasetError, match=said) as raised:
+        evaluate(photos, [embedder], split=tmp_path / "s", replicates=5, problem=told.append)
+    assert lost[0] in str(raised.value)
+    assert not isinstance(raised.value, LeakError)
+    assert len(told) == len(lost)
+
+
+def test_what_a_split_left_out_stays_left_out_and_need_not_be_there(embedder, take_photos, tmp_path):
+    folder = take_photos(4, 3)
+    shutil.copy(folder / "0" / "0.png", folder / "0" / "copy.png")
+    done = evaluate(read_manifest(folder), [embedder], replicates=5)
+    write_report(done, folder, tmp_path / "report")
+    for _ in range(2):
+        again = evaluate(read_manifest(folder), [embedder], split=tmp_path / "report" / "split.csv", replicates=5)
+        assert {one.photo: one.reason for one in again.split.photos if one.role == "left out"} == {
+            "0/copy.png": "the same bytes as 0/0.png"
+        }
+        assert len(again.photos) == 12
+        (folder / "0" / "copy.png").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (("0/0.png,gallery,0", "0/1.png,probe,0"), "one individual only"),
+        (("0/0.png,both,0", "1/0.png,both,1"), "No individual has two photos"),
+        (("0/0.png,both,Bj\u00f6rn", "0/1.png,both, Bj\u006f\u0308rn "), "one individual only"),
+    ],
+)
+def test_a_split_with_nothing_to_compare_is_refused_as_a_folder_is(take_photos, tmp_path, rows, said):
+    photos = read_manifest(take_photos(2, 2))
+    sums = {photo.name: photo.sha256 for photo in photos}
+    lines = [f"{row},{sums[row.partition(',')[0]]}" for row in rows]
+    (tmp_path / "s.csv").write_text("\n".join(["photo,role,individual,sha256", *lines]), encoding="utf-8")
+    with pytest.raises(DatasetError, match=said):
+        evaluate(photos, [object()], split=tmp_path / "s.csv")  # which is no embedder
+
+
+def few_or_many(individuals: int):
+    """Figures of so many individuals with two photos each, who are never mistaken."""
+    owners = np.repeat(np.arange(individuals), 2)
+    vectors = np.eye(individuals, dtype=np.float32)[owners]
+    weightings = draw_individuals(np.zeros(individuals, bool), 50, seed=0)
+    found = search(vectors, everyone(owners, np.arange(len(owners))), [RULES["best-photo"]], weightings)
+    ranks = measure_ranks(found, found.rules["best-photo"], owners, np.zeros(len(owners), bool), weightings)
+    return {**ranks.figures, **measure_pairs(found).figures}
+
+
+def test_where_all_did_right_the_interval_is_that_of_clopper_and_pearson():
+    for name, figure in few_or_many(20).items():
+        if name in ("rank_1", "mAP", "auc"):
+            assert figure.value == figure.high == 1
+            assert figure.low == pytest.approx(0.8316, abs=1e-4)  # scipy.stats.binomtest(20, 20).proportion_ci()
+        if name in ("eer", "fnir@fpir=0.1"):
+            assert figure.low == figure.value == 0
+            assert figure.high == pytest.approx(0.1684, abs=1e-4)
+
+
+def test_few_individuals_have_no_interval_but_the_reason():
+    figures = few_or_many(3)
+    for name in ("rank_1", "auroc", "auc"):
+        assert (figures[name].value, figures[name].low, figures[name].high) == (1, None, None)
+        assert figures[name].reason == "too few individuals for an interval: 3"
+    assert difference(figures["rank_1"], figures["rank_1"]).low is None
+
+
+def test_a_threshold_that_few_strangers_define_is_said_and_what_it_makes_true_has_no_interval(photos):
+    *_, those = measured(photos, everyone)
+    assert re.fullmatch(r"the threshold rests on [12] individuals?", those.figures["fnir@fpir=0.01"].reason)
+    assert those.figures["fnir@fpir=0.1"].reason == ""
+    refused = those.figures["baus@fpir=0.01"]
+    assert (refused.low, refused.high) == (None, None)
+    assert refused.reason == "near 1 - FPIR by construction of the threshold: no interval"
+
+
+def test_the_page_lists_strangers_apart_and_only_those_that_are_called_by_a_name(embedder, take_photos, tmp_path):
+    folder = take_photos(24, 10)
+    done = evaluate(read_manifest(folder), [embedder], protocol="open-set", rules=["mean"], replicates=5)
+    (result,) = done.results
+    over = done.strangers & (result.ranked.other >= result.thresholds["fpir=0.01"])
+    assert over.any(), "there must be something to list"
+    write_report(done, folder, tmp_path / "report")
+    text = (tmp_path / "report" / "report.html").read_text()
+    strangers = text.partition("Strangers called by a name")[2].partition("</table>")[0]
+    assert strangers.count(">stranger<") == text.count(">stranger<") == over.sum()
+    with (tmp_path / "report" / "probes.csv").open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            assert row["nearest_other_photo"].startswith(row["nearest_other"] + "/")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--enrolled", "0.3"),
+        ("--enrolled", "0.5", "--protocol", "by-time"),
+        ("--enrolled", "0.5", "--protocol", "open-set", "--split", "split.csv"),
+        ("--model", "small", "--all-models"),
+        ("--protocol", "verification", "--rule", "mean", "--rule", "best-photo"),
+    ],
+)
+def test_options_that_would_say_nothing_are_refused(home, take_photos, options):
+    done = CliRunner().invoke(app, ["evaluate", str(take_photos(2, 2)), *options])
+    assert done.exit_code == 2

@@ -2,7 +2,7 @@
 
 import csv
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 
 from petid_search.dataset.manifest import LabelledPhoto, read_manifest, time_in_name
 from petid_search.dataset.split_file import fit_split, leaks, read_split, refuse_leaks, write_split
-from petid_search.dataset.splits import PROTOCOLS, SESSION_GAP, Split, make_split, near_duplicate_groups
+from petid_search.dataset.splits import PROTOCOLS, SESSION_GAP, Assigned, Split, make_split, near_duplicate_groups
 from petid_search.errors import DatasetError, LeakError
 
 START = datetime(2025, 4, 1, 9, 0, 0)
@@ -56,8 +56,11 @@ def roles(split: Split) -> dict[str, str]:
     [
         ("20250401093214_20250401093754_0018_cls0.jpg", datetime(2025, 4, 1, 9, 32, 14)),
         ("2025-04-01 09.32.14.jpg", datetime(2025, 4, 1, 9, 32, 14)),
-        ("PXL_20250401_093214123.jpg", datetime(2025, 4, 1)),
-        ("IMG-20250401-WA0007.jpg", datetime(2025, 4, 1)),
+        ("PXL_20250401_093214123.jpg", datetime(2025, 4, 1, 9, 32, 14)),
+        ("VID_20250401093214999.jpg", datetime(2025, 4, 1, 9, 32, 14)),
+        ("WhatsApp Image 2025-04-01 at 09.32.14.jpeg", datetime(2025, 4, 1, 9, 32, 14)),
+        ("IMG-20250401-WA0007.jpg", date(2025, 4, 1)),
+        ("20250401.jpg", date(2025, 4, 1)),
         ("20250230101010.jpg", None),
         ("998230000006455.jpg", None),
         ("331-2-5-3(1).jpg", None),
@@ -324,7 +327,41 @@ def test_a_probe_older_than_the_gallery_is_named_where_time_divides():
     first, last = split.photos[0], split.photos[3]
     swapped = (replace(first, role="probe"), *split.photos[1:3], replace(last, role="gallery"), *split.photos[4:])
     found = audit(replace(split, photos=swapped), photos, np.arange(12))
-    assert "probe i00/0.jpg is not younger than i00/3.jpg of the gallery" in found
+    assert "probe i00/0.jpg is not younger than i00/3.jpg of the gallery, or of one session with it" in found
+
+
+def test_time_divides_no_session_and_no_photo_without_a_time():
+    photos = [listed("Rex", 0, taken=START), listed("Rex", 1, taken=START + SESSION_GAP), listed("Rex", 2)]
+    split = Split(
+        "by-time",
+        tuple(Assigned(p.name, p.sha256, "Rex", r) for p, r in zip(photos, ("gallery", "probe", "probe"), strict=True)),
+    )
+    assert leaks(split, photos, np.arange(3)) == [
+        "probe Rex/2.jpg carries no time",
+        "probe Rex/1.jpg is not younger than Rex/0.jpg of the gallery, or of one session with it",
+    ]
+    later = [photos[0], replace(photos[1], taken=START + 1.1 * SESSION_GAP), replace(photos[2], taken=date(2025, 4, 2))]
+    assert leaks(split, later, np.arange(3)) == []
+
+
+def test_a_day_is_not_parted_where_a_photo_tells_only_the_day():
+    day = date(START.year, START.month, START.day)
+    times = [day, START, START + timedelta(hours=5), START + timedelta(days=1)]
+    photos = [listed("Rex", n, taken=taken) for n, taken in enumerate(times)] + [listed("Max", 0, taken=START)]
+    split = make_split(photos, np.arange(5), "by-time")
+    assert [one.role for one in split.photos] == ["gallery"] * 3 + ["probe", "gallery"]
+
+
+def test_no_split_of_random_times_parts_a_session():
+    rng = np.random.default_rng(1)
+    for seed in range(200):
+        photos = [listed("Max", 0, taken=START)]
+        for n in range(8):
+            taken = START + timedelta(minutes=int(rng.integers(0, 3 * 24 * 60)))
+            photos.append(listed("Rex", n, taken=taken.date() if rng.random() < 0.3 else taken))
+        photos += [listed("Ada", 0, taken=START), listed("Ada", 1, taken=START + timedelta(days=1))]
+        split = make_split(photos, np.arange(len(photos)), "by-time", seed=seed)
+        assert audit(split, photos, np.arange(len(photos))) == []
 
 
 def test_many_leaks_are_one_line_that_names_some_and_counts_the_rest():
@@ -332,6 +369,11 @@ def test_many_leaks_are_one_line_that_names_some_and_counts_the_rest():
         refuse_leaks([f"leak {number}" for number in range(7)], Path("split.csv"))
     assert str(raised.value).startswith("The split split.csv leaks: leak 0; leak 1; leak 2; and 4 more. ")
     refuse_leaks([], Path("split.csv"))
+
+
+def test_a_leak_that_petid_made_itself_is_its_own_fault():
+    with pytest.raises(LeakError, match=r"is a fault of petid: leak 0\. Please report it"):
+        refuse_leaks(["leak 0"], None)
 
 
 # The file

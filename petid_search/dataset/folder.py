@@ -33,12 +33,13 @@ def labelled_photos(
     flat = all(photo.parent == folder for photo in photos)
     for photo in photos:
         if flat:
-            yield photo, _name(folder.resolve().name)
+            yield photo, tidy_name(folder.resolve().name)
         elif photo.parent == folder:
             yield photo, None
         else:
-            yield photo, _name(photo.relative_to(folder).parts[0])
+            yield photo, tidy_name(photo.relative_to(folder).parts[0])
 
 
-def _name(text: str) -> str:
+def tidy_name(text: str) -> str:
+    """An individual's name in Unicode's composed form (NFC) and without blanks around it."""
     return unicodedata.normalize("NFC", text).strip()

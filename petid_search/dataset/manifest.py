@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,8 @@ from petid_search.errors import PhotoError
 from petid_search.images import read_photo, time_taken
 
 _DATE: Final = r"((?:19|20)\d\d)[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])"
-_CLOCK: Final = r"(?:[-_. T]?([01]\d|2[0-3])[-_.:h]?([0-5]\d)[-_.:m]?([0-5]\d))?"
+_CLOCK: Final = r"(?:(?: at |[-_. T])?([01]\d|2[0-3])[-_.:h]?([0-5]\d)[-_.:m]?([0-5]\d)(?:\d{3})?)?"
+"""The time of day, maybe with milliseconds behind it, as telephones write them."""
 _TIME_IN_NAME: Final = re.compile(rf"(?<!\d){_DATE}{_CLOCK}(?!\d)")
 
 
@@ -27,14 +28,15 @@ class LabelledPhoto:
         name: its path from the folder on, with `/` on every system.
         sha256: of its bytes.
         individual: whom it shows, in Unicode's composed form (NFC).
-        taken: when, by its EXIF or by its file's name, without a time zone; None where neither tells.
+        taken: when, by its EXIF or by its file's name, without a time zone; a date where only the day is known; None
+            where neither tells.
     """
 
     path: Path
     name: str
     sha256: str
     individual: str
-    taken: datetime | None
+    taken: datetime | date | None
 
 
 def read_manifest(folder: Path, problem: Callable[[PhotoError], object] | None = None) -> list[LabelledPhoto]:
@@ -71,14 +73,17 @@ def read_manifest(folder: Path, problem: Callable[[PhotoError], object] | None =
     return manifest
 
 
-def time_in_name(name: str) -> datetime | None:
-    """The first date in a file's name, with the time of day where one follows it; else None.
+def time_in_name(name: str) -> datetime | date | None:
+    """The first date in a file's name, as a datetime where the time of day follows it; None where there is no date.
 
     `20250401093214_20250401093754_0018.jpg` was taken at 2025-04-01 09:32:14, `IMG-20250401-WA0007.jpg` on that day.
     """
     for found in _TIME_IN_NAME.finditer(name):
         try:
-            return datetime(*(int(part) for part in found.groups("0")))  # type: ignore[arg-type]
+            year, month, day, *clock = (None if part is None else int(part) for part in found.groups())
+            if clock[0] is None:
+                return date(year, month, day)  # type: ignore[arg-type]
+            return datetime(year, month, day, *clock)  # type: ignore[arg-type]
         except ValueError:  # the 30th of February
             continue
     return None

@@ -4,14 +4,16 @@ import csv
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date, datetime
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from petid_search.dataset.folder import tidy_name
 from petid_search.dataset.manifest import LabelledPhoto
-from petid_search.dataset.splits import PROTOCOLS, ROLES, Assigned, Protocol, Split
+from petid_search.dataset.splits import PROTOCOLS, ROLES, Assigned, Protocol, Split, is_later
 from petid_search.errors import DatasetError, LeakError
 
 _COLUMNS: Final = ("photo", "sha256", "individual", "role", "near_duplicates", "reason", "protocol")
@@ -64,9 +66,9 @@ def read_split(file: Path) -> Split:
 
 
 def fit_split(split: Split, photos: Sequence[LabelledPhoto], *, source: Path) -> Split:
-    """The photos of a split that are used, in the order of the manifest; each is there, and its bytes are the same.
+    """A split's photos in the order of the manifest; each that is used is there, and its bytes are the same.
 
-    Whom a photo shows is what the split says, not where the photo lies now.
+    Whom a photo shows is what the split says, not where the photo lies now. Those left out need not be there any more.
 
     Args:
         split: as it was read.
@@ -90,23 +92,49 @@ def fit_split(split: Split, photos: Sequence[LabelledPhoto], *, source: Path) ->
             f"Since the split {source} was made, {_some(changed)} changed: put back the photos, or make a new split."
         )
     place = {photo.name: number for number, photo in enumerate(photos)}
-    ordered = sorted(used, key=lambda one: place[one.photo])
+    ordered = sorted(split.photos, key=lambda one: place.get(one.photo, len(place)))
     return Split(split.protocol, tuple(replace(one, sha256=one.sha256.lower()) for one in ordered))
+
+
+def used_photos(split: Split) -> Split:
+    """The split without the photos that are left out."""
+    return Split(split.protocol, tuple(one for one in split.photos if one.role != "left out"))
+
+
+def lacks(split: Split) -> str:
+    """What the used photos of a split lack to be searched for among each other, as a clause; empty where nothing."""
+    roles = {one.role for one in split.photos}
+    if missing := sorted(_expected(split.protocol) - roles):
+        return f"there is no photo with the role {missing[0]}"
+    enrolled = {one.individual for one in split.photos if one.role == "gallery"}
+    for one in split.photos:
+        if one.role == "probe" and one.individual not in enrolled:
+            return f"nothing of {one.individual} is enrolled"
+    return ""
+
+
+def refuse_lacking(split: Split, lost: Sequence[str], source: Path) -> None:
+    """Raise a DatasetError that names the photos that a split lost, if it can no longer be used without them."""
+    if lost and (lacking := lacks(split)):
+        raise DatasetError(
+            f"The split {source} cannot be used without {_some(lost)}, which cannot be read: {lacking}. "
+            "Put back the photos, or make a new split."
+        )
 
 
 def leaks(split: Split, photos: Sequence[LabelledPhoto], groups: NDArray[np.int64]) -> list[str]:
     """What a split has on two sides that belongs on one, each leak with its photos.
 
     Args:
-        split: its used photos, as `fit_split` gives them.
+        split: its used photos, as `used_photos` gives them.
         photos: of each photo of the split, its entry in the manifest.
         groups: int64, (photos,), the group of near-duplicates of each.
 
     Returns:
         a part of a sentence for each leak: the same bytes, or near-duplicates, in the gallery and among the probes; an
-        individual both enrolled and a stranger; a probe whose individual is not enrolled; a probe that is not younger
-        than the gallery's photos of its individual, where the protocol is `by-time`; the same bytes twice on one side
-        or under two names.
+        individual both enrolled and a stranger; a probe whose individual is not enrolled; where the protocol is
+        `by-time`, a photo without a time, and a probe that is not of a later session than the gallery's photos of its
+        individual; the same bytes twice on one side or under two names.
     """
     found = []
     gallery = [place for place, one in enumerate(split.photos) if one.role == "gallery"]
@@ -122,10 +150,11 @@ def leaks(split: Split, photos: Sequence[LabelledPhoto], groups: NDArray[np.int6
     enrolled_bytes = {split.photos[place].sha256: split.photos[place].photo for place in reversed(gallery)}
     enrolled_groups = {int(groups[place]): split.photos[place].photo for place in reversed(gallery)}
     enrolled_photo = {split.photos[place].individual: split.photos[place].photo for place in reversed(gallery)}
-    newest = defaultdict(list)
-    for place in gallery:
-        if (taken := photos[place].taken) is not None:
-            newest[split.photos[place].individual].append((taken, split.photos[place].photo))
+    by_time = split.protocol == "by-time"
+    for place in (*gallery, *others) if by_time else ():
+        if photos[place].taken is None:
+            found.append(f"{split.photos[place].role} {split.photos[place].photo} carries no time")
+    newest = _newest(split, photos, gallery) if by_time else {}
     for place in others:
         one, taken = split.photos[place], photos[place].taken
         if (twin := enrolled_bytes.get(one.sha256)) is not None:
@@ -138,24 +167,52 @@ def leaks(split: Split, photos: Sequence[LabelledPhoto], groups: NDArray[np.int6
             )
         if one.role == "probe" and one.individual not in enrolled_photo:
             found.append(f"probe {one.photo} shows {one.individual}, of whom nothing is enrolled")
-        if split.protocol == "by-time" and one.individual in newest and taken is not None:
-            latest, enrolled = max(newest[one.individual])
-            if taken <= latest:
-                found.append(f"probe {one.photo} is not younger than {enrolled} of the gallery")
+        for latest, enrolled in newest.get(one.individual, ()):
+            if taken is not None and not is_later(taken, latest):
+                found.append(
+                    f"probe {one.photo} is not younger than {enrolled} of the gallery, or of one session with it"
+                )
+                break
     return found
 
 
-def refuse_leaks(found: Sequence[str], source: Path | str) -> None:
-    """Raise a LeakError that names the leaks, if there are any."""
+def _newest(
+    split: Split, photos: Sequence[LabelledPhoto], gallery: Sequence[int]
+) -> dict[str, list[tuple[datetime | date, str]]]:
+    """Of each individual's enrolled photos the latest, and of those with no time of day the latest as well."""
+    latest: dict[str, dict[bool, tuple[datetime | date, str]]] = defaultdict(dict)
+    for place in gallery:
+        if (taken := photos[place].taken) is not None:
+            one, exact = split.photos[place], isinstance(taken, datetime)
+            this = (taken, one.photo)
+            latest[one.individual][exact] = max(latest[one.individual].get(exact, this), this)
+    return {individual: list(those.values()) for individual, those in latest.items()}
+
+
+def refuse_leaks(found: Sequence[str], source: Path | None) -> None:
+    """Raise a LeakError that names the leaks, if there are any; without a file, it was petid that divided so."""
     if found:
         more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        if source is None:
+            raise LeakError(
+                f"petid divided the photos so that they leak, which is a fault of petid: {'; '.join(found[:_NAMED])}"
+                f"{more}. Please report it, with this line."
+            )
         raise LeakError(
             f"The split {source} leaks: {'; '.join(found[:_NAMED])}{more}. Leave one of each out (role `left out`)."
         )
 
 
+def _expected(protocol: Protocol) -> set[str]:
+    """The roles of a protocol."""
+    if protocol in ("leave-one-out", "verification"):
+        return {"both"}
+    return {"gallery", "probe", "stranger"} if protocol == "open-set" else {"gallery", "probe"}
+
+
 def _assigned(row: dict[str, str | None], where: str) -> Assigned:
     photo, sha256, individual, role = (row[column] or "" for column in _NEEDED)
+    individual = tidy_name(individual)
     if not (photo and sha256 and individual):
         raise DatasetError(f"{where}: a photo needs its path, its sha256 and its individual.")
     if role not in ROLES:
@@ -174,12 +231,7 @@ def _protocol(file: Path, photos: Sequence[Assigned], named: set[str]) -> Protoc
     protocol = next(iter(named - {""}), guessed)
     if protocol not in PROTOCOLS:
         raise DatasetError(f"The split {file} has the protocol {protocol!r}: it is one of {', '.join(PROTOCOLS)}.")
-    wanted: dict[str, set[str]] = {
-        "leave-one-out": {"both"},
-        "verification": {"both"},
-        "open-set": {"gallery", "probe", "stranger"},
-    }
-    expected = wanted.get(protocol, {"gallery", "probe"})
+    expected = _expected(protocol)
     if roles != expected:
         raise DatasetError(
             f"The split {file} has the roles {', '.join(sorted(roles)) or 'none'}; for the protocol {protocol} "

@@ -7,7 +7,7 @@ is used, since one of the names is wrong.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 from typing import Final, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -109,16 +109,7 @@ def make_split(
     by_individual: dict[str, list[int]] = defaultdict(list)
     for place in usable:
         by_individual[photos[place].individual].append(place)
-    if len(by_individual) < 2:
-        only = "one individual only" if by_individual else "nobody"
-        raise DatasetError(
-            f"The photos that can be used show {only}, and it takes two to be told apart: "
-            "name the folder that holds the individuals' folders."
-        )
-    if all(len({int(groups[place]) for place in places}) < 2 for places in by_individual.values()):
-        raise DatasetError(
-            "No individual has two photos that are not near-duplicates: nobody can be found again. Add other photos."
-        )
+    check_comparable(by_individual, groups)
     roles: dict[int, Role]
     if protocol in ("leave-one-out", "verification"):
         roles = dict.fromkeys(usable, "both")
@@ -140,6 +131,28 @@ def make_split(
             for place, photo in enumerate(photos)
         ),
     )
+
+
+def check_comparable(by_individual: Mapping[str, Sequence[int]], groups: NDArray[np.int64]) -> None:
+    """Refuse photos in which there is nothing to compare.
+
+    Args:
+        by_individual: places of each individual's photos that are used.
+        groups: int64, (photos,), the group of near-duplicates of each.
+
+    Raises:
+        DatasetError: they show one individual only, or nobody with two photos that are not near-duplicates.
+    """
+    if len(by_individual) < 2:
+        only = "one individual only" if by_individual else "nobody"
+        raise DatasetError(
+            f"The photos that can be used show {only}, and it takes two to be told apart: "
+            "name the folder that holds the individuals' folders."
+        )
+    if all(len({int(groups[place]) for place in places}) < 2 for places in by_individual.values()):
+        raise DatasetError(
+            "No individual has two photos that are not near-duplicates: nobody can be found again. Add other photos."
+        )
 
 
 def _divide(
@@ -258,18 +271,45 @@ def _earlier_and_later(
     photos: Sequence[LabelledPhoto], places: Sequence[int], reasons: dict[int, str]
 ) -> dict[int, Role]:
     """An individual's earlier sessions enrolled, as near to half of its photos as can be; the later ones are probes."""
-    timed = []
+    timed: list[tuple[datetime | date, int]] = []
     for place in places:
         if (taken := photos[place].taken) is None:
             reasons[place] = "carries no time, in its EXIF or its file's name"
         else:
             timed.append((taken, place))
-    timed.sort()
-    begins = [later for later in range(1, len(timed)) if timed[later][0] - timed[later - 1][0] > SESSION_GAP] or [
-        len(timed)
-    ]
+    # Days first, and of a day what has no time of day: it parts no day, and other days it parts as any photo does.
+    timed.sort(key=lambda one: (_midnight(one[0]), isinstance(one[0], datetime), one))
+    begins = _partings([taken for taken, _ in timed]) or [len(timed)]
     cut = min(begins, key=lambda begin: abs(begin - len(timed) / 2))
     return _roles([place for _, place in timed[:cut]], [place for _, place in timed[cut:]])
+
+
+def is_later(taken: datetime | date, earlier: datetime | date) -> bool:
+    """Whether a photo is of a later session than another; within a day not, where one has no time of day."""
+    if isinstance(taken, datetime) and isinstance(earlier, datetime):
+        return taken - earlier > SESSION_GAP
+    return _midnight(taken) > _midnight(earlier)
+
+
+def _partings(times: Sequence[datetime | date]) -> list[int]:
+    """Places from which on all times are of later sessions than all before; the times come sorted by days."""
+    first: dict[bool, datetime | date] = {}
+    firsts = []  # from each place on: the earliest with a time of day, and the earliest without
+    for taken in reversed(times):
+        first = {**first, isinstance(taken, datetime): taken}
+        firsts.append(first)
+    firsts.reverse()
+    last: dict[bool, datetime | date] = {}
+    partings = []
+    for later in range(1, len(times)):
+        last[isinstance(times[later - 1], datetime)] = times[later - 1]
+        if all(is_later(one, other) for one in firsts[later].values() for other in last.values()):
+            partings.append(later)
+    return partings
+
+
+def _midnight(taken: datetime | date) -> datetime:
+    return datetime(taken.year, taken.month, taken.day)
 
 
 def _roles(gallery: Iterable[int], probes: Iterable[int]) -> dict[int, Role]:

@@ -10,8 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petid_search.dataset.manifest import LabelledPhoto
-from petid_search.dataset.split_file import fit_split, leaks, read_split, refuse_leaks
-from petid_search.dataset.splits import Assigned, Protocol, Split, make_split, near_duplicate_groups
+from petid_search.dataset.split_file import (
+    fit_split,
+    leaks,
+    read_split,
+    refuse_lacking,
+    refuse_leaks,
+    used_photos,
+)
+from petid_search.dataset.splits import (
+    Assigned,
+    Protocol,
+    Split,
+    check_comparable,
+    make_split,
+    near_duplicate_groups,
+)
 from petid_search.dedup.duplicates import THRESHOLD
 from petid_search.dedup.pairs import find_pairs
 from petid_search.dedup.thumbnails import Picture, ThumbnailStore
@@ -128,6 +142,7 @@ def evaluate(
     seed: int = 0,
     replicates: int = REPLICATES,
     near_duplicates: NearDuplicates = near_duplicate_pairs,
+    problem: Callable[[PhotoError], object] | None = None,
     advance: Callable[[], object] | None = None,
 ) -> Evaluation:
     """Measure how well models tell the individuals of a folder apart.
@@ -143,6 +158,7 @@ def evaluate(
         seed: of the split and of the intervals; the same seed gives the same report.
         replicates: how often individuals are drawn anew for the intervals.
         near_duplicates: finds the pairs of near-identical photos.
+        problem: told of each photo that cannot be used, and is left out, as soon as that is known.
         advance: told of each photo embedded; there are len(photos) · len(embedders), or fewer where a split leaves out.
 
     Raises:
@@ -152,25 +168,39 @@ def evaluate(
     """
     given = None if split is None else _given(split, photos, protocol)
     if given is not None:
-        named = {one.photo for one in given.photos}
+        named = {one.photo for one in used_photos(given).photos}
         photos = [photo for photo in photos if photo.name in named]
     failed: dict[Path, PhotoError] = {}
-    vectors = [_embed(photos, embedder, failed, advance or (lambda: None)) for embedder in embedders]
+
+    def fail(path: Path, error: PhotoError) -> None:
+        if path not in failed:
+            failed[path] = error
+            if problem is not None:
+                problem(error)
+
+    vectors = [_embed(photos, embedder, fail, advance or (lambda: None)) for embedder in embedders]
     kept = np.array([place for place, photo in enumerate(photos) if photo.path not in failed], np.int64)
     readable = [photos[place] for place in kept]
     pairs = near_duplicates(readable)
-    if given is None:
+    order = [photo.name for photo in photos]
+    if given is None or split is None:
         groups = near_duplicate_groups(len(readable), pairs)
         made = make_split(readable, groups, protocol or "leave-one-out", seed=seed, enrolled=enrolled)
     else:
-        made = Split(given.protocol, tuple(one for one in given.photos if one.photo in {p.name for p in readable}))
+        order = [one.photo for one in given.photos]
+        names_readable = {photo.name for photo in readable}
+        made = Split(given.protocol, tuple(one for one in used_photos(given).photos if one.photo in names_readable))
+        refuse_lacking(made, [photo.name for photo in photos if photo.path in failed], split)
         groups = near_duplicate_groups(len(readable), np.concatenate([pairs, _linked(made.photos)]))
     # A split that petid has just made passes the same audit as any other.
     places = np.array([place for place, one in enumerate(made.photos) if one.role != "left out"], np.int64)
-    used = Split(made.protocol, tuple(made.photos[place] for place in places))
-    found_leaks = leaks(used, [readable[place] for place in places], groups[places])
-    refuse_leaks(found_leaks, split or "that was made just now")
-    made = _with_failed(made, photos, failed)
+    used = used_photos(made)
+    refuse_leaks(leaks(used, [readable[place] for place in places], groups[places]), split)
+    if given is not None:
+        check_comparable(_by_individual(used), groups)
+        left_out = [one for one in given.photos if one.role == "left out"]
+        made = replace(made, photos=(*made.photos, *left_out))
+    made = _with_failed(made, order, photos, failed)
 
     sides, strangers, names = _sides(used, groups[places])
     weightings = _weightings(sides, strangers, len(names), replicates, seed)
@@ -202,28 +232,37 @@ def _given(file: Path, photos: Sequence[LabelledPhoto], protocol: Protocol | Non
         raise DatasetError(f"The split {file} is one for {split.protocol}, not for {protocol}: leave out --protocol.")
     fitted = fit_split(split, photos, source=file)
     by_name = {photo.name: photo for photo in photos}
-    entries = [by_name[one.photo] for one in fitted.photos]
-    groups = near_duplicate_groups(len(entries), _linked(fitted.photos))
-    refuse_leaks(leaks(fitted, entries, groups), file)
+    used = used_photos(fitted)
+    entries = [by_name[one.photo] for one in used.photos]
+    groups = near_duplicate_groups(len(entries), _linked(used.photos))
+    refuse_leaks(leaks(used, entries, groups), file)
+    check_comparable(_by_individual(used), groups)
     return fitted
+
+
+def _by_individual(split: Split) -> dict[str, list[int]]:
+    by_individual: dict[str, list[int]] = defaultdict(list)
+    for place, one in enumerate(split.photos):
+        by_individual[one.individual].append(place)
+    return by_individual
 
 
 def _embed(
     photos: Sequence[LabelledPhoto],
     embedder: Embedder,
-    failed: dict[Path, PhotoError],
+    fail: Callable[[Path, PhotoError], None],
     advance: Callable[[], object],
 ) -> NDArray[np.float32]:
     vectors = np.zeros((len(photos), embedder.dimension), np.float32)
     results = embed_photos((photo.path for photo in photos), embedder)
     for place, result in enumerate(results):
         if isinstance(result, Unreadable):
-            failed.setdefault(result.path, result.error)
+            fail(result.path, result.error)
         elif isinstance(result, Embedded):
             vectors[place] = result.vector
             if result.photo.sha256 != photos[place].sha256:
                 path = result.photo.path
-                failed.setdefault(path, PhotoError(f"{path} changed while it was evaluated: evaluate again."))
+                fail(path, PhotoError(f"{path} changed while it was evaluated: evaluate again."))
         advance()
     return vectors
 
@@ -237,15 +276,17 @@ def _linked(photos: Sequence[Assigned]) -> NDArray[np.int64]:
     return np.array([pair for places in groups.values() for pair in pairwise(places)], np.int64).reshape(-1, 2)
 
 
-def _with_failed(split: Split, photos: Sequence[LabelledPhoto], failed: dict[Path, PhotoError]) -> Split:
-    """The split with the photos that could not be read, which are left out, in the order of the manifest."""
+def _with_failed(
+    split: Split, order: Sequence[str], photos: Sequence[LabelledPhoto], failed: dict[Path, PhotoError]
+) -> Split:
+    """The split with the photos that could not be read, which are left out, in the order given."""
     assigned = {one.photo: one for one in split.photos}
     for photo in photos:
         if photo.path in failed:
             assigned[photo.name] = Assigned(
                 photo.name, photo.sha256, photo.individual, "left out", None, "cannot be read"
             )
-    return replace(split, photos=tuple(assigned[photo.name] for photo in photos))
+    return replace(split, photos=tuple(assigned[name] for name in order))
 
 
 def _sides(split: Split, groups: NDArray[np.int64]) -> tuple[Sides, NDArray[np.bool_], tuple[str, ...]]:

@@ -7,12 +7,13 @@ from html import escape
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from petid_search.dataset.manifest import LabelledPhoto
 from petid_search.errors import PhotoError
 from petid_search.evaluate.evaluation import Evaluation, Result
-from petid_search.evaluate.figures import LEVEL, Figure
+from petid_search.evaluate.figures import FPIRS, LEVEL, Figure
 from petid_search.evaluate.plots import TITLES, label
 from petid_search.images import open_image
 
@@ -98,7 +99,9 @@ def _summary(report: Mapping[str, Any]) -> str:
         f"{'First model' if several else 'Model'} <b>{escape(report['model'])}</b>, rule {escape(report['rule'])}. "
         f"N = {report['N']} individuals enrolled; {report['photos']} photos of {report['individuals']} individuals "
         f"used, {report['left_out']} left out. Intervals hold {LEVEL:.0%} of {report['interval']['replicates']} "
-        "replicates with individuals drawn anew."
+        "replicates with individuals drawn anew, and are exact (Clopper and Pearson) where all did right or all wrong. "
+        "They hold for this gallery: the individuals of the probes are drawn, the gallery is not. Figures at FPIR "
+        f"{FPIRS[0] * 100:g} % rest on the few strangers that reach highest."
     )
 
 
@@ -129,14 +132,14 @@ def _comparison(results: Sequence[Result]) -> Iterable[str]:
     yield f"<h2>Differences from {labels[0]}</h2>"
     yield (
         "<p>On the same individuals, drawn the same. A difference whose interval does not hold 0 is marked: "
-        "the two differ.</p>"
+        "the two differ. Of many marks, those of about one comparison in twenty come by chance.</p>"
     )
     yield _table(["", *labels[1:]], rows, numbers=set(range(1, len(results))))
 
 
 def _difference(figure: Figure) -> str:
     if figure.value is None or figure.low is None or figure.high is None:
-        return "–"
+        return "–" if figure.value is None else f"{figure.value:+.4f}<br>–"
     mark = " ✱" if figure.low > 0 or figure.high < 0 else ""
     return f"{figure.value:+.4f}{mark}<br>{figure.low:+.4f} to {figure.high:+.4f}"
 
@@ -157,19 +160,34 @@ def _picture(name: str, picture: bytes) -> str:
 
 
 def _mistakes(evaluation: Evaluation) -> Iterable[str]:
-    """Probes whose nearest photo of another individual is the most similar: wrong answers, or wrong labels."""
+    """Probes to which another individual came first, the most similar first: wrong answers, or wrong labels."""
     result = evaluation.results[0]
     if result.ranks is None:
         return
-    ranked = result.ranked
-    wrong = np.flatnonzero(
-        (ranked.ranks != 1) & (ranked.nearest_other >= 0) & ((ranked.ranks > 0) | evaluation.strangers)
-    )
+    ranked, threshold = result.ranked, result.thresholds[f"fpir={FPIRS[0]:g}"]
+    heads = ["probe", "rank", "came first", "similarity", "its nearest photo"]
+    if rows := _rows_of_mistakes(evaluation, np.flatnonzero(ranked.ranks > 1)):
+        yield "<h2>The most similar mistakes</h2><p>Where two names are one animal, the label is the mistake.</p>"
+        yield _table(heads, rows, numbers={1, 3})
+    if threshold is None:
+        return
+    named = np.flatnonzero(evaluation.strangers & (ranked.nearest_other >= 0) & (ranked.other >= threshold))
+    if rows := _rows_of_mistakes(evaluation, named):
+        yield (
+            f"<h2>Strangers called by a name</h2><p>Those at or over {threshold:.4f}, the threshold at FPIR "
+            f"{FPIRS[0] * 100:g} %.</p>"
+        )
+        yield _table(heads, rows, numbers={1, 3})
+
+
+def _rows_of_mistakes(evaluation: Evaluation, wrong: NDArray[np.int64]) -> list[list[str]]:
+    """Lines of a table of these probes, the most similar first."""
+    ranked = evaluation.results[0].ranked
     photos, names, sides = evaluation.photos, evaluation.individuals, evaluation.sides
     rows: list[list[str]] = []
     told: set[frozenset[int]] = set()
     for place in wrong[np.argsort(-ranked.other[wrong], kind="stable")]:
-        probe, nearest = int(sides.probes[place]), int(result.found.nearest[place])
+        probe, nearest = int(sides.probes[place]), int(ranked.nearest_photo[place])
         # Where each photo is a probe, two that are mistaken for each other would be told twice.
         if len(rows) == _MISTAKES or frozenset((probe, nearest)) in told:
             continue
@@ -183,10 +201,7 @@ def _mistakes(evaluation: Evaluation) -> Iterable[str]:
                 _thumbnail(photos[nearest]) + escape(photos[nearest].name) if nearest >= 0 else "",
             ]
         )
-    if not rows:
-        return
-    yield "<h2>The most similar mistakes</h2><p>Where two names are one animal, the label is the mistake.</p>"
-    yield _table(["probe", "rank", "came first", "similarity", "nearest photo of another"], rows, numbers={1, 3})
+    return rows
 
 
 def _thumbnail(photo: LabelledPhoto) -> str:
@@ -222,7 +237,9 @@ def _value(figure: Figure) -> str:
 
 
 def _interval(figure: Figure) -> str:
-    return "–" if figure.low is None or figure.high is None else f"{figure.low:.4f} to {figure.high:.4f}"
+    interval = "–" if figure.low is None or figure.high is None else f"{figure.low:.4f} to {figure.high:.4f}"
+    told = figure.reason and figure.value is not None  # else the reason stands in the value's place
+    return f'{interval}<br><span class="small">{escape(figure.reason)}</span>' if told else interval
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: set[int]) -> str:

@@ -2,7 +2,9 @@
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,8 +15,7 @@ from petid_search.evaluate.evaluation import Evaluation, Result
 from petid_search.evaluate.figures import LEVEL, Figure
 from petid_search.evaluate.page import page
 from petid_search.evaluate.plots import draw
-
-REPORT: Final = "report.json"
+from petid_search.images import REPORT_FILE, SPLIT_FILE
 
 
 def to_json(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def to_json(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
         "thresholds": first.thresholds,
         "interval": {"level": LEVEL, "over": "individuals", "replicates": evaluation.replicates},
         "seed": evaluation.seed,
-        "split": "split.csv",
+        "split": SPLIT_FILE,
         "split_given": None if evaluation.given is None else str(evaluation.given),
         "failed": [str(error) for error in evaluation.failed],
     }
@@ -57,19 +58,46 @@ def to_json(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
     return report
 
 
-def check_output(folder: Path) -> None:
-    """See to it, before the work, that a report may be written to a folder.
+@contextmanager
+def output_folder(output: Path, folder: Path) -> Iterator[None]:
+    """Make the folder of a report before the work; what was made is removed again where nothing came into it.
+
+    Args:
+        output: where the report is to go: a folder that is not there yet, or an empty one.
+        folder: the photos' folder, in which no report may lie: its pictures would be taken for an animal's.
 
     Raises:
-        DatasetError: it is no folder, or holds a report.
+        DatasetError: it is a file, holds something, lies in the photos' folder, or cannot be made.
     """
+    if output.resolve().is_relative_to(folder.resolve()):
+        raise DatasetError(f"{output} lies in {folder}, among the photos: name another --output.")
+    _check_empty(output)
+    made = [parent for parent in (output, *output.parents) if not parent.exists()]
     try:
-        if folder.exists() and not folder.is_dir():
-            raise DatasetError(f"{folder} is a file: name another --output.")
-        if (folder / REPORT).exists():
-            raise DatasetError(f"There is a report in {folder} already: name another --output.")
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            # Whether it may be written to is only known once something was.
+            with tempfile.TemporaryFile(dir=output):
+                pass
+        except OSError as error:
+            raise DatasetError(f"{output} cannot be written to ({error.strerror}): name another --output.") from error
+        yield
+    finally:
+        with suppress(OSError):  # the first that holds something ends it
+            for parent in made:
+                parent.rmdir()
+
+
+def _check_empty(output: Path) -> None:
+    try:
+        if output.exists() and not output.is_dir():
+            raise DatasetError(f"{output} is a file: name another --output.")
+        if (output / REPORT_FILE).exists():
+            raise DatasetError(f"There is a report in {output} already: name another --output.")
+        if output.is_dir() and any(output.iterdir()):
+            raise DatasetError(f"{output} is not empty, and no file is overwritten: name another --output.")
     except OSError as error:
-        raise DatasetError(f"{folder} cannot be looked at ({error.strerror}): name another --output.") from error
+        raise DatasetError(f"{output} cannot be looked at ({error.strerror}): name another --output.") from error
 
 
 def write_report(evaluation: Evaluation, folder: Path, output: Path) -> dict[str, Any]:
@@ -78,27 +106,27 @@ def write_report(evaluation: Evaluation, folder: Path, output: Path) -> dict[str
     Args:
         evaluation: what was measured.
         folder: the photos' folder.
-        output: where to; made if need be.
+        output: where to, a folder that is not there yet or an empty one.
 
     Returns:
         the report as JSON values, as in `report.json`.
 
     Raises:
-        DatasetError: there is a report already, or it cannot be written.
+        DatasetError: something is there already, or it cannot be written.
     """
-    check_output(output)
+    _check_empty(output)
     report = to_json(evaluation, folder)
     pictures = draw(evaluation)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        write_split(evaluation.split, output / "split.csv")
+        write_split(evaluation.split, output / SPLIT_FILE)
         _write_csv(output / "metrics.csv", _METRICS, _metric_rows(evaluation))
         _write_csv(output / "probes.csv", _PROBES, _probe_rows(evaluation))
         for name, picture in pictures.items():
             (output / f"{name}.png").write_bytes(picture)
         text = page(evaluation, report, pictures)
         (output / "report.html").write_text(text, encoding="utf-8", errors="backslashreplace")
-        (output / REPORT).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (output / REPORT_FILE).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise DatasetError(
             f"The report cannot be written to {output} ({error.strerror}): name another --output."
@@ -128,7 +156,11 @@ def _probe_rows(evaluation: Evaluation) -> Iterable[Sequence[Any]]:
     for result in evaluation.results:
         found, ranked = result.found, result.ranked
         for place, probe in enumerate(sides.probes):
-            rank, nearest, photo = int(ranked.ranks[place]), int(ranked.nearest_other[place]), int(found.nearest[place])
+            rank, nearest, photo = (
+                int(ranked.ranks[place]),
+                int(ranked.nearest_other[place]),
+                int(ranked.nearest_photo[place]),
+            )
             individual = names[sides.owners[probe]]
             mated = rank > 0
             other = "" if nearest < 0 else names[nearest]

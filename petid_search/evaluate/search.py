@@ -42,12 +42,14 @@ class Ranked:
         own: float32, (p,), similarity to its own individual; minus infinity where that is not enrolled.
         other: float32, (p,), highest similarity to another individual; minus infinity where there is none.
         nearest_other: int64, (p,), that other individual; -1 where there is none.
+        nearest_photo: int64, (p,), the photo of that individual that is most similar; -1 where there is none.
     """
 
     ranks: NDArray[np.int64]
     own: NDArray[np.float32]
     other: NDArray[np.float32]
     nearest_other: NDArray[np.int64]
+    nearest_photo: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +82,17 @@ class Found:
         rules: what each rule gave, by its name.
         precisions: float64, (p,), average precision of each probe over the gallery's photos; NaN where it has no match.
         penalties: float64, (p,), inverse negative penalty, likewise.
-        nearest: int64, (p,), the gallery's photo of another individual that is most similar; -1 where there is none.
         pairs: similarities photo by photo.
         individuals: N, individuals in the gallery.
+        probed: individuals that are searched for and have a photo to be found by.
     """
 
     rules: Mapping[str, Ranked]
     precisions: NDArray[np.float64]
     penalties: NDArray[np.float64]
-    nearest: NDArray[np.int64]
     pairs: Pairs
     individuals: int
+    probed: int
 
 
 def search(
@@ -124,7 +126,6 @@ def search(
     counters = _Counters(_range(vectors, sides.probes, enrolled), weightings, counted)
     judges = [_Judge(rule, vectors, sides, gallery, owners, starts, qualities) for rule in rules]
     precisions, penalties = np.full(len(sides.probes), np.nan), np.full(len(sides.probes), np.nan)
-    nearest = np.full(len(sides.probes), -1, np.int64)
     # Probes of one individual side by side, so that a block has the pairs of few individuals to count apart.
     by_owner = np.argsort(sides.owners[sides.probes], kind="stable")
     for first in range(0, len(by_owner), block):
@@ -139,11 +140,9 @@ def search(
         penalties[here] = inverse_negative_penalty(similarities, same)
         for judge in judges:
             judge.rank(here, probes, similarities, same)
-        similarities[same] = -np.inf
-        most = similarities.argmax(axis=1)
-        nearest[here] = np.where(similarities[np.arange(len(here)), most] > -np.inf, gallery[most], -1)
     ranked = {judge.rule.name: judge.ranked for judge in judges}
-    return Found(ranked, precisions, penalties, nearest, counters.pairs(), len(owners))
+    probed = len(np.unique(sides.owners[sides.probes[~np.isnan(precisions)]]))
+    return Found(ranked, precisions, penalties, counters.pairs(), len(owners), probed)
 
 
 class _Judge:
@@ -175,6 +174,7 @@ class _Judge:
             np.zeros(count, np.int64),
             np.full(count, -np.inf, np.float32),
             np.full(count, -np.inf, np.float32),
+            np.full(count, -1, np.int64),
             np.full(count, -1, np.int64),
         )
 
@@ -217,6 +217,11 @@ class _Judge:
         self.ranked.own[here[mated]] = own
         self.ranked.other[here] = other
         self.ranked.nearest_other[here] = np.where(other > -np.inf, self._owners[nearest], -1)
+        for row in np.flatnonzero(other > -np.inf):
+            first, last = self._starts[nearest[row]], self._ends[nearest[row]]
+            most = first + similarities[row, first:last].argmax()
+            if similarities[row, most] > -np.inf:
+                self.ranked.nearest_photo[here[row]] = self._gallery[most]
         self.ranked.ranks[here[mated]] = 1 + np.count_nonzero(by_individual[mated] >= own[:, None], axis=1)
 
 
