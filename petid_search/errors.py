@@ -7,6 +7,7 @@ PetidError
 ├── ModelError          a model bundle, its weights or its name is not usable
 ├── DatasetError        a folder of photos, or a split of it, cannot be evaluated
 │   └── LeakError       a split has on two sides what belongs on one
+├── RecipeError         a training recipe or option is not right
 ├── DedupError          duplicates cannot be moved aside, deleted or brought back
 └── CalibrationError    too little is known to state a threshold
 
@@ -47,6 +48,10 @@ class DatasetError(PetidError):
 
 class LeakError(DatasetError):
     """A split has on two sides what belongs on one: what is measured with it would flatter."""
+
+
+class RecipeError(PetidError):
+    """A training recipe or option is not right."""
 
 
 class DedupError(PetidError):
