@@ -722,7 +722,9 @@ def models_add(
         Path | None,
         typer.Option(metavar="FILE", help="Its weights; downloaded where none are named.", exists=True, dir_okay=False),
     ] = None,
-    pooling: Annotated[Literal["avg", "max"], typer.Option(help="From feature map to vector.")] = "avg",
+    pooling: Annotated[
+        Literal["avg", "max", "gem"], typer.Option(help="From feature map to vector; gem is the generalised mean.")
+    ] = "avg",
     size: Annotated[
         int | None, typer.Option(min=32, help="Side of the input in pixels.", show_default="its own")
     ] = None,

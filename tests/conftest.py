@@ -15,17 +15,18 @@ SHARED = Path(__file__).parents[2] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared photos and weights are not here")
 
 
-def write_small_model(folder: Path, name: str, *, seed: int, projection: int | None = None):
+def write_small_model(folder: Path, name: str, *, seed: int, projection=None, classifier=None, classes=(), split=None):
     """A real bundle, made the real way, of a network small enough for every test.
 
     One strided convolution and a sine: random Fourier features, whose mean tells apart what colours a coat has.
     """
     from petid_search.images import FIT
+    from petid_search.models.architecture import Head
     from petid_search.models.backbones import import_keras
     from petid_search.models.bundle import write_bundle
 
     keras = import_keras()
-    from petid_search.models.heads import create_embedder
+    from petid_search.models.heads import create_model
 
     rng = np.random.default_rng(seed)
     pixels = keras.Input((32, 32, 3))
@@ -34,10 +35,10 @@ def write_small_model(folder: Path, name: str, *, seed: int, projection: int | N
     backbone = keras.Model(pixels, convolution(scaled))
     convolution.set_weights([rng.normal(0, 0.2, (8, 8, 3, 48)), rng.uniform(0, 2 * np.pi, 48)])
     keras.utils.set_random_seed(seed)
-    model = create_embedder(backbone, projection=projection)
-    return write_bundle(
-        model, folder / name, name=name, backbone="small", fit=FIT, origin="drawn", licence="CC0-1.0", data="none"
-    )
+    head = Head(projection=projection, classifier=classifier)
+    about = {"backbone": "small", "fit": FIT, "origin": "drawn", "licence": "CC0-1.0", "data": "none"}
+    model = create_model(backbone, head, len(classes))
+    return write_bundle(model, folder / name, name=name, head=head, classes=classes, split=split, **about)
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,9 @@ import pytest
 
 from petid_search.errors import ModelError
 from petid_search.models import bundle as bundles
+from petid_search.models.architecture import Classifier, Head
 from petid_search.models.backbones import BACKBONES, create_backbone, import_keras
-from petid_search.models.bundle import CARD, HEAD, ONNX, WEIGHTS, Bundle, load_keras, write_bundle
+from petid_search.models.bundle import CARD, HEAD, ONNX, SPLIT, WEIGHTS, Bundle, load_keras, write_bundle
 from petid_search.models.runtime import Embedder
 
 keras = import_keras()
@@ -27,19 +28,21 @@ ABOUT = {
     "licence": "CC0",
     "data": "nothing",
 }
+PROJECTED = Head(projection=32)
+TRAINED = Head(pooling="max", classifier=Classifier(dense=(8,), dropout=0.5))
 
 
-def create_model(*, pooling="avg", projection=None, seed=3):
+def a_model(head, classes=0, *, seed=3):
     """A MobileNetV2 of random weights, normalising so that different images have different embeddings."""
-    from petid_search.models.heads import create_embedder
+    from petid_search.models.heads import create_model
 
     keras.utils.set_random_seed(seed)
-    model = create_embedder(create_backbone("mobilenetv2", size=SIZE), pooling=pooling, projection=projection)
+    model = create_model(create_backbone("mobilenetv2", size=SIZE), head, classes)
     normalisations = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     for layer in normalisations:
         layer.momentum = 0.0  # the statistics of this one batch
     model(images(8), training=True)
-    if projection is not None:
+    if head.projection is not None:
         kernel, bias = model.get_layer("projection").get_weights()
         bias = np.random.default_rng(seed).normal(0, 1, bias.shape)
         model.get_layer("projection").set_weights([kernel, bias])
@@ -48,25 +51,27 @@ def create_model(*, pooling="avg", projection=None, seed=3):
 
 @pytest.fixture(scope="module")
 def model():
-    return create_model(projection=32)
+    return a_model(PROJECTED)
 
 
 @pytest.fixture(scope="module")
 def written(model, tmp_path_factory):
     """A bundle with a projection, not to be changed."""
-    return write_bundle(model, tmp_path_factory.mktemp("models") / "first", name="first", **ABOUT)
+    return write_bundle(model, tmp_path_factory.mktemp("models") / "first", name="first", head=PROJECTED, **ABOUT)
 
 
 FOUND_IN_TRAINING = {
-    "classes": ["Räx", "Bella"],
+    "classes": ["Räx/\n\udc80", "Bella"],
     "metrics": {"rank1": 0.5, "splits": ["a"]},
     "calibration": {"slope": 9.5, "photos": 12},
+    "recipe": {"loss": "arcface", "epochs": 30},
 }
+FOUND_SPLIT = "photo,sha256,individual,role\na.jpg,00,Bella,train\n"
 
 
 @pytest.fixture(scope="module")
 def trained_model():
-    return create_model(pooling="max", seed=4)
+    return a_model(TRAINED, 2, seed=4)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +82,12 @@ def trained(trained_model, tmp_path_factory):
         (home / f".{name}.1234.partial").mkdir()
         (home / f".{name}.1234.partial" / WEIGHTS).write_bytes(b"half")
         os.utime(home / f".{name}.1234.partial", (time.time() - age * 3600,) * 2)
-    return write_bundle(trained_model, home / "trained", name="trained", **ABOUT, **FOUND_IN_TRAINING)
+    split = home / "given.csv"
+    split.write_text(FOUND_SPLIT)
+    about = ABOUT | FOUND_IN_TRAINING
+    written = write_bundle(trained_model, home / "trained", name="trained", head=TRAINED, split=split, **about)
+    split.unlink()
+    return written
 
 
 @pytest.fixture
@@ -117,7 +127,7 @@ def test_a_bundle_becomes_the_same_keras_model_again(written, model):
 def test_the_card_says_what_the_model_is(written):
     card = Bundle.open(written.folder).card
     assert (card.name, card.backbone, card.input_size, card.fit) == ("first", "mobilenetv2", SIZE, "stretch")
-    assert (card.pooling, card.projection, card.dimension) == ("avg", 32, 32)
+    assert (card.head, card.dimension, card.recipe) == (PROJECTED, 32, None)
     assert (card.origin, card.licence, card.data) == ("drawn at random", "CC0", "nothing")
     assert (card.classes, card.metrics, card.calibration) == ((), {}, None)
     assert card.files.keys() == {WEIGHTS, ONNX, HEAD}
@@ -126,14 +136,55 @@ def test_the_card_says_what_the_model_is(written):
 
 def test_what_training_found_is_kept_on_the_card(trained):
     card = Bundle.open(trained.folder).card
-    assert card.classes == ("Räx", "Bella")
+    assert card.classes == tuple(FOUND_IN_TRAINING["classes"])
     assert card.metrics == FOUND_IN_TRAINING["metrics"]
     assert card.calibration == FOUND_IN_TRAINING["calibration"]
+    assert (card.head, card.recipe) == (TRAINED, FOUND_IN_TRAINING["recipe"])
+
+
+def test_the_scores_of_a_bundle_are_those_of_keras(trained, trained_model):
+    opened = Bundle.open(trained.folder)
+    expected = np.asarray(trained_model(images(5), training=False)["scores"])
+    assert np.ptp(expected[:, 0]) > 0.01  # or the comparison would prove nothing
+    np.testing.assert_allclose(Embedder(opened).scores(images(5)), expected, atol=1e-5)
+    np.testing.assert_allclose(load_keras(opened)(images(5), training=False)["scores"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [((), "2 outputs and 0 classes"), (("a",), "2 outputs and 1 class"), (("a", "a"), "'a'"), (("a", ""), "no name")],
+)
+def test_classes_that_are_not_those_of_the_classifier_make_no_model(trained_model, tmp_path, classes, said):
+    with pytest.raises(ModelError, match=said):
+        write_bundle(trained_model, tmp_path / "new", name="new", head=TRAINED, classes=classes, **ABOUT)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scores_exported_otherwise_make_no_model(trained_model, tmp_path, monkeypatch):
+    export = bundles._export
+
+    def export_changed(model, file):
+        kernel, bias = model.get_layer("classifier").get_weights()
+        model.get_layer("classifier").set_weights([kernel, bias + np.float32([0.001, 0])])
+        export(model, file)
+        model.get_layer("classifier").set_weights([kernel, bias])
+
+    monkeypatch.setattr(bundles, "_export", export_changed)
+    with pytest.raises(ModelError, match="classifies otherwise than Keras"):
+        write_bundle(trained_model, tmp_path / "new", name="new", head=TRAINED, classes=("a", "b"), **ABOUT)
+
+
+def test_the_split_of_the_training_is_kept_and_guarded_like_every_file(trained, tmp_path):
+    assert trained.file(SPLIT).read_text() == FOUND_SPLIT
+    shutil.copytree(trained.folder, tmp_path / "trained")
+    (tmp_path / "trained" / SPLIT).write_text(FOUND_SPLIT.replace("train", "probe"))
+    with pytest.raises(ModelError, match=r"split\.csv is damaged"):
+        Bundle.open(tmp_path / "trained").file(SPLIT)
 
 
 def test_pooling_by_the_maximum_without_a_projection_is_kept(trained, trained_model):
     opened = Bundle.open(trained.folder)
-    assert (opened.card.pooling, opened.card.projection, opened.card.dimension) == ("max", None, 1280)
+    assert (opened.card.head.pooling, opened.card.head.projection, opened.card.dimension) == ("max", None, 1280)
     assert not (trained.folder / HEAD).exists()
     expected = trained_model(images(2), training=False)["embedding"]
     np.testing.assert_allclose(load_keras(opened)(images(2), training=False)["embedding"], expected, atol=1e-6)
@@ -155,7 +206,7 @@ def test_the_head_is_the_projection_of_the_pooled_features(written):
 
 
 def test_the_same_weights_have_the_same_fingerprint_under_any_name(written, tmp_path):
-    again = write_bundle(create_model(projection=32), tmp_path / "again", name="again", **ABOUT)
+    again = write_bundle(a_model(PROJECTED), tmp_path / "again", name="again", head=PROJECTED, **ABOUT)
     assert again.card.fingerprint == written.card.fingerprint
     assert again.card.seal != written.card.seal
 
@@ -170,10 +221,10 @@ def test_other_weights_or_another_fit_have_another_fingerprint(written, trained)
 def test_a_vector_of_zeros_stays_one_and_has_a_gradient():
     import tensorflow as tf
 
-    from petid_search.models.heads import create_embedder
+    from petid_search.models.heads import create_model
 
     pixels = keras.Input((2, 2, 3))
-    head = create_embedder(keras.Model(pixels, pixels * 1.0))
+    head = create_model(keras.Model(pixels, pixels * 1.0), Head())
     nothing = tf.zeros((1, 2, 2, 3))
     with tf.GradientTape() as tape:
         tape.watch(nothing)
@@ -264,11 +315,16 @@ def rewrite(folder, **changes):
     [
         {"input_size": "96"},
         {"input_size": True},
-        {"projection": "32"},
-        {"projection": None},
+        {"head": Head(projection=32).to_json() | {"projection": "32"}},
+        {"head": Head(projection=None).to_json()},
+        {"head": Head(projection=32, classifier=Classifier()).to_json()},
+        {"head": {"pooling": "avg", "projection": 32}},
+        {"head": []},
+        {"classes": ["a", "b"]},
+        {"recipe": []},
         {"classes": {}},
         {"metrics": []},
-        {"pooling": "median"},
+        {"head": Head(projection=32).to_json() | {"pooling": "median"}},
         {"dimension": 0},
         {"surprise": 1},
         {"files": {ONNX: "0" * 64, WEIGHTS: "0" * 64}},
@@ -283,9 +339,21 @@ def test_a_card_that_makes_no_sense_is_refused_whatever_its_seal(copied, changes
 
 
 def test_a_card_of_a_later_format_asks_for_a_later_petid(copied):
-    rewrite(copied, format=2, more="than is known today")
-    with pytest.raises(ModelError, match=r"format 2.*update petid"):
+    rewrite(copied, format=3, more="than is known today")
+    with pytest.raises(ModelError, match=r"format 3.*update petid"):
         Bundle.open(copied)
+
+
+def test_a_bundle_of_format_1_is_read_as_ever(copied, written, model):
+    file = copied / CARD
+    values = json.loads(file.read_bytes()) | {"format": 1, "pooling": "avg", "projection": 32}
+    del values["head"], values["recipe"]
+    file.write_bytes(bundles._serialise(values | {"seal": bundles._seal(values)}))
+    opened = Bundle.open(copied)
+    assert (opened.card.head, opened.card.recipe, opened.card.classes) == (PROJECTED, None, ())
+    assert opened.card.fingerprint == written.card.fingerprint
+    again = load_keras(opened)(images(2), training=False)["embedding"]
+    np.testing.assert_allclose(again, model(images(2), training=False)["embedding"], atol=1e-6)
 
 
 def test_a_file_that_the_card_does_not_name_is_not_given_out(written):
@@ -313,16 +381,16 @@ def test_a_file_is_hashed_once(copied):
 def test_an_existing_folder_is_never_written_over(written, model):
     before = {path.name: path.stat().st_mtime_ns for path in written.folder.iterdir()}
     with pytest.raises(ModelError, match="exists"):
-        write_bundle(model, written.folder, name="first", **ABOUT)
+        write_bundle(model, written.folder, name="first", head=PROJECTED, **ABOUT)
     assert {path.name: path.stat().st_mtime_ns for path in written.folder.iterdir()} == before
 
 
 def test_weights_that_are_not_numbers_make_no_model(tmp_path):
-    model = create_model()
+    model = a_model(Head())
     convolution = model.get_layer("Conv_1")
     convolution.set_weights([np.full(weight.shape, np.nan) for weight in convolution.get_weights()])
     with pytest.raises(ModelError, match="give no embedding"):
-        write_bundle(model, tmp_path / "nan", name="nan", **ABOUT)
+        write_bundle(model, tmp_path / "nan", name="nan", head=Head(), **ABOUT)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -339,7 +407,8 @@ def smaller_features(model):
 
 @pytest.mark.parametrize(("change", "projection"), [(other_projection, 8), (smaller_features, None)])
 def test_an_export_that_answers_otherwise_makes_no_model(tmp_path, monkeypatch, change, projection):
-    model = create_model(projection=projection)
+    head = Head(projection=projection)
+    model = a_model(head)
     for _ in range(4):  # below the 6 at which the last layer cuts them off
         smaller_features(model)
     export = bundles._export
@@ -352,21 +421,22 @@ def test_an_export_that_answers_otherwise_makes_no_model(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(bundles, "_export", export_changed)
     with pytest.raises(ModelError, match="otherwise than Keras"):
-        write_bundle(model, tmp_path / "other", name="other", **ABOUT)
+        write_bundle(model, tmp_path / "other", name="other", head=head, **ABOUT)
     assert list(tmp_path.iterdir()) == []
 
 
 WRITER = """
 import sys
 from pathlib import Path
+from petid_search.models.architecture import Head
 from petid_search.models.backbones import create_backbone
 from petid_search.models.bundle import write_bundle
 backbone = create_backbone("mobilenetv2", size=32)
-from petid_search.models.heads import create_embedder
+from petid_search.models.heads import create_model
 print("ready", flush=True)
 folder = Path(sys.argv[1])
-write_bundle(create_embedder(backbone), folder, name=folder.name, backbone="mobilenetv2", fit="stretch",
-             origin="", licence="", data="")
+write_bundle(create_model(backbone, Head()), folder, name=folder.name, backbone="mobilenetv2", head=Head(),
+             fit="stretch", origin="", licence="", data="")
 print("done", flush=True)
 """
 
@@ -416,17 +486,20 @@ def test_reading_bundles_imports_no_network_library(module):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_becomes_a_bundle_that_embeds_as_keras_does(name, tmp_path):
-    from petid_search.models.heads import create_embedder
+    from petid_search.models.heads import create_model
 
     keras.backend.clear_session()
     keras.utils.set_random_seed(6)
     size = max(64, BACKBONES[name].smallest)
-    model = create_embedder(create_backbone(name, size=size))
-    bundle = write_bundle(model, tmp_path / name, name=name, **(ABOUT | {"backbone": name}))
+    head = Head(pooling="gem", classifier=Classifier())
+    classes = [f"pet {number}" for number in range(100)]
+    model = create_model(create_backbone(name, size=size), head, len(classes))
+    bundle = write_bundle(model, tmp_path / name, name=name, head=head, classes=classes, **(ABOUT | {"backbone": name}))
     pixels = np.random.default_rng(8).uniform(0, 255, (3, size, size, 3)).astype(np.float32)
     embeddings, features = Embedder(bundle).features(pixels)
     by_keras = model(pixels, training=False)
     np.testing.assert_allclose(embeddings, by_keras["embedding"], atol=2e-4)
+    np.testing.assert_allclose(Embedder(bundle).scores(pixels), by_keras["scores"], atol=1e-4)
     again = load_keras(bundle)(pixels, training=False)
     np.testing.assert_allclose(again["embedding"], by_keras["embedding"], atol=1e-6)
     assert features.shape[-1] == BACKBONES[name].channels

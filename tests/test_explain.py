@@ -8,6 +8,7 @@ from PIL import Image
 from petid_search.enroll import enroll, plan_enrolment
 from petid_search.errors import GalleryError, PhotoError
 from petid_search.explain import draw, explain, grad_cam
+from petid_search.models.architecture import Head
 
 
 @pytest.fixture
@@ -24,12 +25,12 @@ def test_the_closed_form_is_what_automatic_differentiation_gives(pooling, projec
     keras = import_keras()
     import tensorflow as tf
 
-    from petid_search.models.heads import create_embedder
+    from petid_search.models.heads import create_model
 
     keras.utils.set_random_seed(5)
     pixels = keras.Input((48, 48, 3))
     features = keras.layers.Conv2D(20, 5, strides=3, activation="relu")(keras.layers.Rescaling(1 / 127.5, -1)(pixels))
-    model = create_embedder(keras.Model(pixels, features), pooling=pooling, projection=projection)
+    model = create_model(keras.Model(pixels, features), Head(pooling=pooling, projection=projection))
     images = np.stack([draw_animal(1, 1, 48), draw_animal(2, 1, 48)]).astype(np.float32)
     answers = model(images)
     maps, embeddings = answers["features"], answers["embedding"].numpy()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from petid_search.errors import ModelError
+from petid_search.models.architecture import Head
 from petid_search.models.backbones import create_backbone, import_keras
 from petid_search.models.bundle import Bundle, write_bundle
 from petid_search.models.runtime import Embedder
@@ -18,14 +19,15 @@ SIZE = 96
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     keras = import_keras()
-    from petid_search.models.heads import create_embedder
+    from petid_search.models.heads import create_model
 
     keras.utils.set_random_seed(1)
     return write_bundle(
-        create_embedder(create_backbone("mobilenetv2", size=SIZE)),
+        create_model(create_backbone("mobilenetv2", size=SIZE), Head()),
         tmp_path_factory.mktemp("models") / "small",
         name="small",
         backbone="mobilenetv2",
+        head=Head(),
         fit="stretch",
         origin="drawn at random",
         licence="CC0",

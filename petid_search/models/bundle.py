@@ -1,8 +1,8 @@
 """A model on disk: a folder with a card, the weights, the network as ONNX, and the hash of each.
 
-`card.json` says what the model is; `embed.onnx` embeds, without TensorFlow; `weights.weights.h5` is what
-training and explaining start from; `head.npz` holds the projection's `kernel` (c, d) and `bias` (d,) where
-there is one. Opening a bundle runs no code from it and unpickles nothing.
+`card.json` says what the model is; `embed.onnx` embeds and classifies, without TensorFlow; `weights.weights.h5` is what
+training starts from; `head.npz` holds the projection's `kernel` (c, d) and `bias` (d,) where there is one; `split.csv`
+says which photos a trained model was trained on. Opening a bundle runs no code from it and unpickles nothing.
 """
 
 import contextlib
@@ -15,17 +15,19 @@ import secrets
 import shutil
 import time
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 import petid_search
 from petid_search.disk import sync
-from petid_search.errors import ModelError
+from petid_search.errors import ModelError, RecipeError
+from petid_search.models.architecture import Head
 from petid_search.models.backbones import create_backbone
 
 if TYPE_CHECKING:
@@ -35,12 +37,19 @@ CARD: Final = "card.json"
 WEIGHTS: Final = "weights.weights.h5"
 ONNX: Final = "embed.onnx"
 HEAD: Final = "head.npz"
+SPLIT: Final = "split.csv"
 
-FORMAT: Final = 1
-"""Version of the bundle's layout; a petid that does not know it refuses the bundle."""
+FORMAT: Final = 2
+"""Version of the bundle's layout; a petid that does not know it refuses the bundle. Format 1 is read as well: it knew
+no classifiers and had `pooling` and `projection` in place of `head`, and no `recipe`."""
 
 _LEAST_COSINE: Final = 0.9999
 """Between an embedding by Keras and the same by ONNX Runtime; float32 alone costs about 1e-6."""
+
+_LARGEST_DIFFERENCE: Final = 1e-4
+"""Between a score by Keras and the same by ONNX Runtime."""
+
+_REPORT: Final = "please report this with the versions of keras, tf2onnx and onnxruntime"
 
 _STALE: Final = 24 * 3600
 """Seconds after which the unfinished folder of a writer that died is cleared away by the next one."""
@@ -55,16 +64,16 @@ class Card:
         backbone: the registry's name of its network.
         input_size: side of the square image it takes, in pixels.
         fit: how a photo is brought to that square.
-        pooling: `avg` or `max`.
-        projection: numbers of the projection, or None where there is none.
+        head: what stands on the backbone.
         dimension: numbers of an embedding, d.
-        classes: the individuals whom its classifier knows; empty without one.
+        classes: the individuals whom its classifier knows, in the order of its scores; empty without one.
         origin: where the weights came from.
         licence: of the weights.
         data: what the weights were trained on.
         created: the day it was made, as in 2026-01-31.
         metrics: results on a split, by name.
         calibration: from similarities to probabilities, or None.
+        recipe: what it was trained with, or None where petid did not train it.
         files: sha256 of every other file, by name.
         petid: the version that wrote it.
         fingerprint: sha256 over what determines the embeddings; two models of one fingerprint embed alike.
@@ -75,8 +84,7 @@ class Card:
     backbone: str
     input_size: int
     fit: str
-    pooling: Literal["avg", "max"]
-    projection: int | None
+    head: Head
     dimension: int
     classes: tuple[str, ...]
     origin: str
@@ -85,6 +93,7 @@ class Card:
     created: str
     metrics: dict[str, Any]
     calibration: dict[str, Any] | None
+    recipe: dict[str, Any] | None
     files: dict[str, str]
     petid: str
     fingerprint: str
@@ -96,8 +105,7 @@ _FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "backbone": (str,),
     "input_size": (int,),
     "fit": (str,),
-    "pooling": (str,),
-    "projection": (int, type(None)),
+    "head": (dict,),
     "dimension": (int,),
     "classes": (list,),
     "origin": (str,),
@@ -106,11 +114,17 @@ _FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "created": (str,),
     "metrics": (dict,),
     "calibration": (dict, type(None)),
+    "recipe": (dict, type(None)),
     "files": (dict,),
     "petid": (str,),
     "fingerprint": (str,),
     "seal": (str,),
     "format": (int,),
+}
+_FIELDS_1: Final[dict[str, tuple[type, ...]]] = {
+    **{key: kinds for key, kinds in _FIELDS.items() if key not in ("head", "recipe")},
+    "pooling": (str,),
+    "projection": (int, type(None)),
 }
 
 
@@ -143,9 +157,9 @@ class Bundle:
         except (ValueError, RecursionError) as error:
             raise _damaged(file, "it is not JSON", folder.name) from error
         version = values.get("format") if isinstance(values, dict) else None
-        if version != FORMAT and isinstance(version, int):
+        if isinstance(version, int) and version not in (1, FORMAT):
             raise ModelError(
-                f"{file} is of format {version}, this petid reads format {FORMAT}: "
+                f"{file} is of format {version}, this petid reads formats 1 to {FORMAT}: "
                 "update petid, or add the model again with this one."
             )
         if _serialise(values) != written:  # a space for a tab would pass the seal
@@ -182,6 +196,7 @@ def write_bundle(
     *,
     name: str,
     backbone: str,
+    head: Head,
     fit: str,
     origin: str,
     licence: str,
@@ -189,28 +204,35 @@ def write_bundle(
     classes: Sequence[str] = (),
     metrics: Mapping[str, Any] | None = None,
     calibration: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    split: Path | None = None,
 ) -> Bundle:
     """Export a model and write it as a bundle: whole under its name, or not at all.
 
-    The embeddings of the exported network are compared with Keras's on pseudo-random images first.
+    The embeddings and scores of the exported network are compared with Keras's on pseudo-random images first.
 
     Args:
-        model: from heads.create_embedder, on the backbone named.
+        model: from heads.create_model, on the backbone named.
         folder: the bundle's folder; it must not exist, its parent is created.
         name: of the model.
         backbone: the registry's name of the network, from which load_keras builds it again.
+        head: what the model was made with.
         fit: how a photo is brought to the square input (images.FIT).
         origin: where the weights came from.
         licence: of the weights.
         data: what they were trained on.
-        classes: the individuals whom its classifier knows, in the order of its scores.
+        classes: the individuals whom its classifier knows, in the order of its scores: any text, none twice.
         metrics: results on a split, by name; JSON values.
         calibration: from similarities to probabilities; JSON values.
+        recipe: what it was trained with; JSON values.
+        split: the file of the split that it was trained on, which is copied.
 
     Raises:
-        ModelError: the folder exists, the disk is full or may not be written, the network answers with
-            numbers that are not finite or with nothing, or ONNX Runtime answers otherwise than Keras.
+        ModelError: the folder exists, the disk is full or may not be written, the classes are not those of the
+            classifier, the network answers with numbers that are not finite or with nothing, or ONNX Runtime
+            answers otherwise than Keras.
     """
+    _check_classes(model, classes)
     if folder.exists():
         raise ModelError(f"{folder} exists: choose another name, or remove that model first.")
     partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
@@ -220,10 +242,11 @@ def write_bundle(
         partial.mkdir()
         model.save_weights(partial / WEIGHTS)
         _export(model, partial / ONNX)
-        projection = _projection(model)
-        if projection is not None:
-            kernel, bias = projection.get_weights()
+        if head.projection is not None:
+            kernel, bias = model.get_layer("projection").get_weights()
             np.savez(partial / HEAD, kernel=kernel, bias=bias)
+        if split is not None:
+            shutil.copyfile(split, partial / SPLIT)
         files = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(partial.iterdir())}
         values = {
             "format": FORMAT,
@@ -231,8 +254,7 @@ def write_bundle(
             "backbone": backbone,
             "input_size": int(model.input_shape[1]),
             "fit": fit,
-            "pooling": _pooling(model),
-            "projection": None if projection is None else int(projection.units),
+            "head": head.to_json(),
             "dimension": int(model.output["embedding"].shape[-1]),
             "classes": list(classes),
             "origin": origin,
@@ -241,6 +263,7 @@ def write_bundle(
             "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "metrics": dict(metrics or {}),
             "calibration": None if calibration is None else dict(calibration),
+            "recipe": None if recipe is None else dict(recipe),
             "files": files,
             "petid": petid_search.__version__,
         }
@@ -267,7 +290,7 @@ def load_keras(bundle: Bundle) -> "keras.Model":
     """Build the bundle's network again and give it its weights, for explaining or training on.
 
     Returns:
-        The model as heads.create_embedder makes it, with outputs `embedding` and `features`.
+        The model as heads.create_model makes it, with outputs `embedding`, `features` and, with a classifier, `scores`.
 
     Raises:
         ModelError: the weights are damaged, or not those of the network that the card names.
@@ -275,9 +298,9 @@ def load_keras(bundle: Bundle) -> "keras.Model":
     card = bundle.card
     file = bundle.file(WEIGHTS)
     backbone = create_backbone(card.backbone, size=card.input_size)
-    from petid_search.models.heads import create_embedder
+    from petid_search.models.heads import create_model
 
-    model = create_embedder(backbone, pooling=card.pooling, projection=card.projection)
+    model = create_model(backbone, card.head, len(card.classes))
     try:
         model.load_weights(file)
     except (ValueError, KeyError, OSError) as error:
@@ -301,7 +324,9 @@ def _refuse_constant(constant: str) -> None:
 
 def _serialise(values: object) -> bytes:
     """Write a card as it stands in its file; what is read must be exactly this again."""
-    return (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(
+        errors="surrogatepass"  # a class may have the name of a folder whose name is not UTF-8
+    )
 
 
 def _canonical(values: Mapping[str, Any]) -> bytes:
@@ -321,36 +346,54 @@ def _seal(values: Mapping[str, Any]) -> str:
 def _read_card(values: Any, file: Path) -> Card:
     """Turn a card's JSON into a Card, every field of its kind, the seal and the fingerprint right."""
     name = file.parent.name
-    if not isinstance(values, dict) or values.keys() != _FIELDS.keys():
+    fields = _FIELDS_1 if isinstance(values, dict) and values.get("format") == 1 else _FIELDS
+    if not isinstance(values, dict) or values.keys() != fields.keys():
         raise _damaged(file, "its fields are not those of a card", name)
-    for key, kinds in _FIELDS.items():
+    for key, kinds in fields.items():
         if not isinstance(values[key], kinds) or isinstance(values[key], bool):
             raise _damaged(file, f"its {key} is of the wrong kind", name)
     if values["seal"] != _seal(values):
         raise _damaged(file, "it was changed", name)
-    sizes = [values[key] for key in ("input_size", "dimension", "projection") if values[key] is not None]
-    if min(sizes) < 1 or values["pooling"] not in ("avg", "max"):
+    if values["format"] == 1:
+        values = _as_format_2(values)
+    try:
+        head = Head.from_json(values["head"])
+    except RecipeError as error:
+        raise _damaged(file, "it describes no model", name) from error
+    classes = tuple(values["classes"])
+    if min(values["input_size"], values["dimension"]) < 1 or not _fit_head(classes, head):
         raise _damaged(file, "it describes no model", name)
     files = values["files"]
-    expected = {WEIGHTS, ONNX} if values["projection"] is None else {WEIGHTS, ONNX, HEAD}
-    if files.keys() != expected or not all(re.fullmatch("[0-9a-f]{64}", str(digest)) for digest in files.values()):
+    expected = {WEIGHTS, ONNX} | ({HEAD} if head.projection is not None else set())
+    if files.keys() - {SPLIT} != expected or not all(re.fullmatch("[0-9a-f]{64}", str(one)) for one in files.values()):
         raise _damaged(file, "it does not name the bundle's files", name)
     if values["fingerprint"] != _fingerprint(values):
         raise _damaged(file, "its fingerprint is wrong", name)
-    fields = {key: value for key, value in values.items() if key != "format"}
-    return Card(**{**fields, "classes": tuple(values["classes"])})
+    rest = {key: value for key, value in values.items() if key != "format"}
+    return Card(**{**rest, "head": head, "classes": classes})
 
 
-def _projection(model: Any) -> Any:
-    """Return the projection's layer, or None where there is none."""
-    return next((layer for layer in model.layers if layer.name == "projection"), None)
+def _as_format_2(values: Mapping[str, Any]) -> dict[str, Any]:
+    head = {"pooling": values["pooling"], "projection": values["projection"], "classifier": None}
+    rest = {key: value for key, value in values.items() if key not in ("pooling", "projection")}
+    return {**rest, "head": head, "recipe": None, "classes": []}  # named, but without scores: there was no classifier
 
 
-def _pooling(model: Any) -> Literal["avg", "max"]:
-    import keras
+def _fit_head(classes: tuple[Any, ...], head: Head) -> bool:
+    are_names = all(isinstance(name, str) and name for name in classes) and len(set(classes)) == len(classes)
+    return are_names and bool(classes) == (head.classifier is not None)
 
-    is_mean = isinstance(model.get_layer("pooled"), keras.layers.GlobalAveragePooling2D)
-    return "avg" if is_mean else "max"
+
+def _check_classes(model: Any, classes: Sequence[str]) -> None:
+    """Refuse names that are not those of the classifier's outputs."""
+    outputs = int(model.output["scores"].shape[-1]) if "scores" in model.output else 0
+    if len(classes) != outputs:
+        raise ModelError(f"The classifier has {outputs} outputs and {len(classes)} classes: name each output's class.")
+    if not all(classes):
+        raise ModelError("A class has no name: give each one.")
+    for name, times in Counter(classes).items():
+        if times > 1:
+            raise ModelError(f"{times} classes are called {name!r}: give each a name of its own.")
 
 
 def _export(model: Any, file: Path) -> None:
@@ -394,7 +437,7 @@ def _name_in_order(graph: Any) -> None:
 
 
 def _compare(model: Any, bundle: Bundle) -> None:
-    """Prove that ONNX Runtime embeds as Keras does, one image at a time and several.
+    """Prove that ONNX Runtime embeds and classifies as Keras does, one image at a time and several.
 
     Raises:
         ModelError: it does not, or the network answers with what is no embedding at all.
@@ -419,8 +462,13 @@ def _compare(model: Any, bundle: Bundle) -> None:
     if cosine < _LEAST_COSINE or float(np.sum(alone * by_keras[:1])) < _LEAST_COSINE or difference > 1e-2:
         raise ModelError(
             f"ONNX Runtime embeds otherwise than Keras (cosine {cosine:.5f}, features apart by {difference:.1e}): "
-            "please report this with the versions of keras, tf2onnx and onnxruntime."
+            f"{_REPORT}."
         )
+    if not embedder.classes:
+        return
+    apart = float(np.abs(np.asarray(answers["scores"]) - embedder.scores(images)).max())
+    if not apart <= _LARGEST_DIFFERENCE:  # which NaN is not
+        raise ModelError(f"ONNX Runtime classifies otherwise than Keras (scores apart by {apart:.1e}): {_REPORT}.")
 
 
 def _pseudo_random_images(size: int) -> NDArray[np.float32]:

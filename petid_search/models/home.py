@@ -5,11 +5,12 @@ import re
 import secrets
 import shutil
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from petid_search.disk import petid_home
 from petid_search.errors import ModelError
 from petid_search.images import FIT
+from petid_search.models.architecture import Head, Pooling
 from petid_search.models.backbones import create_backbone, find_backbone
 from petid_search.models.bundle import Bundle, write_bundle
 from petid_search.models.weights import Progress
@@ -69,12 +70,26 @@ def only_model() -> Bundle:
     raise ModelError(f"There is no model yet. Add one: {HOW_TO_ADD}")
 
 
+def check_new_name(name: str) -> None:
+    """Refuse a name that no new model can have, before the work that makes the model.
+
+    Raises:
+        ModelError: it is not one (see add_model), or it is taken.
+    """
+    if not _NAME.fullmatch(name):
+        raise ModelError(
+            f"{name!r} cannot name a model: take 1 to 64 letters, digits, '.', '_' or '-', not beginning with a dot."
+        )
+    if (models_home() / name).exists():
+        raise ModelError(f"There is a model {name!r} already: choose another name, or `petid models remove {name}`.")
+
+
 def add_model(
     name: str,
     *,
     backbone: str,
     weights: Path | None = None,
-    pooling: Literal["avg", "max"] = "avg",
+    pooling: Pooling = "avg",
     size: int | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -92,16 +107,10 @@ def add_model(
         ModelError: the name is taken or not one, the backbone unknown, the size too small, the weights are not
             to be had or do not fit, or the disk is full.
     """
-    if not _NAME.fullmatch(name):
-        raise ModelError(
-            f"{name!r} cannot name a model: take 1 to 64 letters, digits, '.', '_' or '-', not beginning with a dot."
-        )
-    folder = models_home() / name
-    if folder.exists():
-        raise ModelError(f"There is a model {name!r} already: choose another name, or `petid models remove {name}`.")
+    check_new_name(name)
     spec = find_backbone(backbone)
     network = create_backbone(backbone, size=size, weights=weights or "download", progress=progress)
-    from petid_search.models.heads import create_embedder
+    from petid_search.models.heads import create_model
 
     if weights is None:
         origin, licence = spec.weights_origin, spec.weights_licence
@@ -110,11 +119,13 @@ def add_model(
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         origin = f"the file {weights.name} (sha256 {digest})"
         licence = f"that of the file; the published weights have {spec.weights_licence}"
+    head = Head(pooling=pooling)
     return write_bundle(
-        create_embedder(network, pooling=pooling),
-        folder,
+        create_model(network, head),
+        models_home() / name,
         name=name,
         backbone=backbone,
+        head=head,
         fit=FIT,
         origin=origin,
         licence=licence,

@@ -31,7 +31,8 @@ class Embedder:
         fingerprint: of what makes its embeddings.
         dimension: numbers of an embedding, d.
         input_size: side of the square images it takes, in pixels.
-        pooling: `avg` or `max`, from feature map to vector.
+        pooling: `avg`, `max` or `gem`, from feature map to vector.
+        classes: whom its classifier knows, in the order of the scores; empty without a classifier.
 
     Args:
         bundle: the model; nothing of it but the card is read before the first image.
@@ -49,7 +50,8 @@ class Embedder:
         self.fingerprint = bundle.card.fingerprint
         self.dimension = bundle.card.dimension
         self.input_size = bundle.card.input_size
-        self.pooling = bundle.card.pooling
+        self.pooling = bundle.card.head.pooling
+        self.classes = bundle.card.classes
         self.bundle = bundle
         self._threads = threads
         self._session: onnxruntime.InferenceSession | None = None
@@ -68,10 +70,46 @@ class Embedder:
             ValueError: the images are of another shape or kind.
             ModelError: the bundle is damaged, or the network answered with numbers that are not finite.
         """
-        if self._threads == 1 and len(images) > _AT_ONCE and self._open().get_providers()[0] == _CPU:
-            parts = [images[first : first + _AT_ONCE] for first in range(0, len(images), _AT_ONCE)]
-            return np.concatenate([self._run(["embedding"], part)[0] for part in parts])
-        return self._run(["embedding"], images)[0]
+        return self._run_in_parts(["embedding"], images)[0]
+
+    def scores(self, images: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+        """Score a batch of images for every class of the classifier.
+
+        Args:
+            images: as for embed.
+
+        Returns:
+            Scores, float32, (n, classes), in [0, 1], in the order of `classes`.
+
+        Raises:
+            ValueError: the images are of another shape or kind.
+            ModelError: the model has no classifier, the bundle is damaged, or the network answered with numbers that
+                are not finite.
+        """
+        if not self.classes:
+            raise ModelError(f"Model {self.name!r} has no classifier: train one that has with `petid train FOLDER`.")
+        return self._run_in_parts(["scores"], images)[0]
+
+    def embed_and_score(
+        self, images: NDArray[np.uint8] | NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Embed a batch of images and score it, in one run of the network.
+
+        Args:
+            images: as for embed.
+
+        Returns:
+            Embeddings, float32, (n, d), of unit length; and scores, float32, (n, classes), in [0, 1], where classes
+            is 0 for a model without a classifier.
+
+        Raises:
+            ValueError: the images are of another shape or kind.
+            ModelError: the bundle is damaged, or the network answered with numbers that are not finite.
+        """
+        if not self.classes:
+            return self.embed(images), np.empty((len(images), 0), np.float32)
+        embeddings, scores = self._run_in_parts(["embedding", "scores"], images)
+        return embeddings, scores
 
     def features(
         self, images: NDArray[np.uint8] | NDArray[np.float32]
@@ -100,10 +138,21 @@ class Embedder:
         Raises:
             ModelError: the bundle is damaged.
         """
-        if self.bundle.card.projection is None:
+        if self.bundle.card.head.projection is None:
             return None
         with np.load(self.bundle.file(HEAD), allow_pickle=False) as arrays:
             return arrays["kernel"], arrays["bias"]
+
+    def _run_in_parts(
+        self, outputs: list[str], images: NDArray[np.uint8] | NDArray[np.float32]
+    ) -> list[NDArray[np.float32]]:
+        """As _run, only a few images at once where that is faster."""
+        if self._threads == 1 and len(images) > _AT_ONCE and self._open().get_providers()[0] == _CPU:
+            parts = [images[first : first + _AT_ONCE] for first in range(0, len(images), _AT_ONCE)]
+            return [
+                np.concatenate(arrays) for arrays in zip(*(self._run(outputs, part) for part in parts), strict=True)
+            ]
+        return self._run(outputs, images)
 
     def _run(self, outputs: list[str], images: NDArray[np.uint8] | NDArray[np.float32]) -> list[NDArray[np.float32]]:
         expected = (self.input_size, self.input_size, 3)
@@ -116,7 +165,7 @@ class Embedder:
         answers: list[NDArray[np.float32]] = self._open().run(
             outputs, {"images": images.astype(np.float32, copy=False)}
         )
-        if not np.isfinite(answers[0]).all():
+        if not all(np.isfinite(answer).all() for answer in answers):
             raise ModelError(
                 f"Model {self.name!r} answered with numbers that are not finite: are the images in [0, 255]? "
                 f"If so, run `petid models remove {self.name}` and add another."
