@@ -102,7 +102,7 @@ class TrainConfig:
         "Share of a class's photos to validate on; 0.2 where a classifier learns from scores.", None, min=0.0, max=0.9
     )
     least_photos: int = _option("Leave out individuals with fewer photos.", 1, min=1)
-    monitor: str = _option("Stop and keep the best by this: auto, mAP, rank_1, accuracy, val_loss or none.", "auto")
+    monitor: str = _option("Stop and keep the best by this: auto, mAP, rank_1, val_accuracy, val_loss, one of metrics, or none.", "auto")
     patience: int | None = _option("Stop after so many epochs without a better one; by default never.", None, min=1)
     seed: int = _option("Of everything drawn.", 0, min=0)
     precision: Precision = _option("Of the arithmetic; auto takes mixed_float16 on a GPU.", "auto")

@@ -1,0 +1,94 @@
+"""Where a training stands, in one file that is whole or not there; taken up again, it ends as if it had not stopped."""
+
+import json
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petid_search.disk import sync
+from petid_search.errors import DatasetError
+
+Weights = list[NDArray[Any]]
+
+
+@dataclass(slots=True)
+class Standing:
+    """How far a training is.
+
+    Attributes:
+        stage: the one under way, from 0.
+        epoch: epochs of it that are done.
+        history: one entry an epoch.
+        best: the best value of what is monitored.
+        best_epoch: the epoch that gave it, from 1 on through all stages; None as long as there is none.
+        waited: epochs since then.
+        reduced: what plateaus have brought the learning rate down to, as a factor.
+    """
+
+    stage: int = 0
+    epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: float | None = None
+    best_epoch: int | None = None
+    waited: int = 0
+    reduced: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A standing with the weights that belong to it.
+
+    Attributes:
+        standing: how far the training is.
+        weights: of the network that is trained.
+        optimizer: the optimiser's variables; empty between two stages.
+        best: weights of the best epoch; empty as long as there is none.
+    """
+
+    standing: Standing
+    weights: Weights
+    optimizer: Weights
+    best: Weights
+
+
+def save(checkpoint: Checkpoint, file: Path) -> None:
+    """Write a checkpoint in place of the one before, which stays until the new one is whole.
+
+    Raises:
+        DatasetError: the disk is full or may not be written.
+    """
+    parts = {"weights": checkpoint.weights, "optimizer": checkpoint.optimizer, "best": checkpoint.best}
+    arrays = {f"{part}-{number}": one for part, those in parts.items() for number, one in enumerate(those)}
+    partial = file.with_suffix(".partial")
+    try:
+        with partial.open("wb") as stream:
+            np.savez(stream, standing=np.array(json.dumps(asdict(checkpoint.standing))), **arrays)
+        sync(partial)
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise DatasetError(
+            f"The training cannot be saved to {file} ({error.strerror}): make room and run the command again to go on."
+        ) from error
+
+
+def load(file: Path) -> Checkpoint:
+    """Read what `save` wrote.
+
+    Raises:
+        DatasetError: the file cannot be read, or is damaged.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            standing = Standing(**json.loads(str(arrays["standing"])))
+            parts: dict[str, Weights] = {"weights": [], "optimizer": [], "best": []}
+            for part, those in parts.items():
+                while f"{part}-{len(those)}" in arrays.files:
+                    those.append(arrays[f"{part}-{len(those)}"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise DatasetError(f"{file} is damaged: delete it to begin the training again.") from error
+    return Checkpoint(standing, **parts)

@@ -1,0 +1,86 @@
+"""Which layers of a backbone learn, and batch normalisation that may learn only when it knows its inputs."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petid_search.errors import RecipeError
+
+if TYPE_CHECKING:
+    import keras
+
+
+def freeze(backbone: "keras.Model", which: str) -> int:
+    """Let some of a backbone's layers learn and hold the others fast.
+
+    A frozen batch normalisation works in inference mode, by its moving mean and variance, as Keras has it do.
+
+    Args:
+        backbone: the network.
+        which: `none`, `all`, `first-N` or `all-but-last-N`, counted in its layers, the input being the first.
+
+    Returns:
+        how many layers with weights learn.
+
+    Raises:
+        RecipeError: the backbone has fewer layers.
+    """
+    layers = backbone.layers
+    frozen = {"none": 0, "all": len(layers)}.get(which)
+    if frozen is None:
+        kind, _, number = which.rpartition("-")
+        if int(number) > len(layers):
+            raise RecipeError(f"{backbone.name} has {len(layers)} layers: freeze cannot be {which}.")
+        frozen = int(number) if kind == "first" else len(layers) - int(number)
+    for place, layer in enumerate(layers):
+        layer.trainable = place >= frozen
+    return sum(bool(layer.trainable_weights) for layer in layers)
+
+
+def unfold(backbone: "keras.Model", batches: Iterable[NDArray[np.float32]]) -> int:
+    """Give each batch normalisation that only adds a bias its inputs' mean and variance, the function staying the same.
+
+    Weights with batch normalisation folded in leave it with mean 0, variance 1 - epsilon and gamma 1. That is exact for
+    inference and wrong as soon as it normalises by batch, as it does while it learns. With the mean m and variance v
+    measured on photos, gamma = √(v + ε) and beta = bias + m, it computes the same, and may learn.
+
+    Args:
+        backbone: the network; its weights are changed.
+        batches: photos, float32, (n, size, size, 3), in [0, 255]; a few hundred in all.
+
+    Returns:
+        how many normalisations were changed.
+    """
+    import keras
+
+    folded = [layer for layer in backbone.layers if _is_folded(layer)]
+    if not folded:
+        return 0
+    looking = keras.Model(backbone.input, [layer.input for layer in folded])
+    count = 0.0
+    sums: list[Any] = [0.0] * len(folded)
+    squares: list[Any] = [0.0] * len(folded)
+    for images in batches:
+        for place, values in enumerate(looking.predict_on_batch(images)):
+            flat = values.reshape(-1, values.shape[-1]).astype(np.float64)
+            # Every map counts as one place a photo and pixel: the mean over a map is the mean over its pixels.
+            sums[place] = sums[place] + flat.mean(0) * len(images)
+            squares[place] = squares[place] + np.square(flat).mean(0) * len(images)
+        count += len(images)
+    for layer, total, square in zip(folded, sums, squares, strict=True):
+        mean = total / count
+        variance = np.maximum(square / count - mean**2, 1e-6)
+        bias = np.asarray(layer.beta)
+        layer.set_weights([np.sqrt(variance + layer.epsilon), bias + mean, mean, variance])
+    return len(folded)
+
+
+def _is_folded(layer: Any) -> bool:
+    import keras
+
+    if not isinstance(layer, keras.layers.BatchNormalization) or layer.gamma is None or layer.beta is None:
+        return False
+    gamma, _, mean, variance = (np.asarray(weight) for weight in layer.weights)
+    return bool((gamma == 1).all() and (mean == 0).all() and np.allclose(variance, 1 - layer.epsilon, atol=1e-7))

@@ -1,0 +1,224 @@
+"""One stage of a training: the same layers learn from its first epoch to its last."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petid_search.errors import RecipeError
+from petid_search.models.heads import copy_weights
+from petid_search.train.batches import Inputs, ahead
+from petid_search.train.checkpoint import Checkpoint, Standing, Weights
+from petid_search.train.config import Stage, TrainConfig
+from petid_search.train.objective import Objective, compile_for, follow, loss_of, targets
+from petid_search.train.schedule import learning_rate
+from petid_search.train.validation import Kept, accuracy, is_better, retrieval
+
+if TYPE_CHECKING:
+    import keras
+
+_PREDICTED: Final = 64
+_REDUCE: Final = 0.3
+"""What a plateau multiplies the learning rate by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far a training is, for a progress bar: epochs and steps from 1 on, and the means of the losses so far."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    measured: Mapping[str, float]
+
+
+class StageRun:
+    """Trains one stage, from wherever a checkpoint left it.
+
+    Args:
+        config: the training.
+        objective: its losses.
+        stage: the stage.
+        model: the whole model, backbone and head; its weights are trained.
+        part: the part of it that is trained on the inputs: the model itself, or a head alone on features; layers of one
+            name are the same layer in both.
+        inputs: of `part`.
+        labels: int64, (photos,), class numbers; -1 for photos that are not trained on.
+        draw: from the number of an epoch, counted through all stages from 0 on, to the photos of each of its steps.
+        before: epochs of the stages before, as they are planned.
+        kept: what is measured after each epoch.
+        classes: of the classifier.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        objective: Objective,
+        stage: Stage,
+        *,
+        model: "keras.Model",
+        part: "keras.Model",
+        inputs: Inputs,
+        labels: NDArray[np.int64],
+        draw: Callable[[int], list[NDArray[np.int64]]],
+        before: int,
+        kept: Kept,
+        classes: int,
+    ) -> None:
+        import keras
+
+        self._config, self._objective, self._stage = config, objective, stage
+        self._model, self._part, self._inputs = model, part, inputs
+        self._labels, self._draw, self._before, self._kept = labels, draw, before, kept
+        self._classes = classes
+        self._training = compile_for(objective, part, classes)
+        self._training.optimizer.build(self._training.trainable_variables)
+        wanted = {name: one for name, one in part.output.items() if name in ("embedding", "scores")}
+        taken = None if objective.classifier is None else objective.classifier.takes
+        if taken == "cosines":
+            wanted["cosines"] = part.get_layer("cosines").output
+        self._answering = keras.Model(part.input, wanted)
+        self._randomness = [one.seed_generator for one in part.layers if hasattr(one, "seed_generator")]
+
+    def run(
+        self,
+        standing: Standing,
+        best: Weights,
+        optimizer: Weights,
+        *,
+        step_done: Callable[[Step], object],
+        epoch_done: Callable[[dict[str, Any], Callable[[], Checkpoint]], object],
+    ) -> Weights:
+        """Go through the epochs that are left.
+
+        Args:
+            standing: how far the training is; it is kept up to date.
+            best: weights of the best epoch so far.
+            optimizer: the optimiser's variables where the stage is under way; else empty.
+            step_done: told of each step.
+            epoch_done: told of each epoch, as it stands in the history, with what makes a checkpoint of it.
+
+        Returns:
+            weights of the best epoch.
+
+        Raises:
+            RecipeError: the loss is no number any more.
+        """
+        for variable, value in zip(self._training.optimizer.variables, optimizer, strict=bool(optimizer)):
+            variable.assign(value)
+        for epoch in range(standing.epoch, self._stage.epochs):
+            if self._config.patience is not None and standing.waited >= self._config.patience:
+                break
+            started = time.monotonic()
+            rate, losses = self._train_epoch(standing, epoch, step_done)
+            entry = {
+                "epoch": len(standing.history) + 1,
+                "stage": f"{standing.stage + 1}: freeze {self._stage.freeze}",
+                "learning_rate": rate,
+                **losses,
+                **self.measure(),
+            }
+            entry["seconds"] = time.monotonic() - started
+            standing.history.append(entry)
+            standing.epoch = epoch + 1
+            best = self._judge(standing, entry, best)
+            epoch_done(entry, lambda kept=best: self._checkpoint(standing, kept))  # type: ignore[misc]
+        if self._part is not self._model:
+            copy_weights(self._part, self._model)
+        return best
+
+    def _train_epoch(
+        self, standing: Standing, epoch: int, step_done: Callable[[Step], object]
+    ) -> tuple[float, dict[str, float]]:
+        number = (self._config.seed, self._before + epoch)
+        drawn_photos = self._draw(number[1])
+        steps = len(drawn_photos)
+        for place, generator in enumerate(self._randomness):
+            drawn = np.random.default_rng((*number, place)).integers(0, 2**31, 2)
+            generator.state.assign(drawn.astype(np.uint32))
+        peak = self._stage.learning_rate or self._config.learning_rate
+        total = self._stage.epochs * steps
+        rate = peak
+        losses: dict[str, float] = {}
+        self._training.reset_metrics()
+        for step, (inputs, wanted) in enumerate(ahead(self._batches(number, drawn_photos))):
+            rate = learning_rate(
+                epoch * steps + step,
+                total,
+                peak=peak,
+                schedule=self._config.schedule,
+                warmup=self._config.warmup,
+                reduced=standing.reduced,
+            )
+            self._training.optimizer.learning_rate = rate
+            logs = self._training.train_on_batch(inputs, wanted, return_dict=True)
+            losses = {name: float(value) for name, value in logs.items()}
+            if not np.isfinite(losses["loss"]):
+                raise RecipeError(
+                    f"The loss is {losses['loss']} in epoch {len(standing.history) + 1}: take a lower learning-rate."
+                )
+            step_done(Step(epoch + 1, self._stage.epochs, step + 1, steps, losses))
+        return rate, losses
+
+    def _batches(
+        self, number: tuple[int, ...], drawn_photos: list[NDArray[np.int64]]
+    ) -> Iterator[tuple[NDArray[np.float32], dict[str, NDArray[Any]]]]:
+        for step, places in enumerate(drawn_photos):
+            inputs = self._inputs.training(places, (*number, step))
+            yield inputs, targets(self._objective, self._labels[places], self._classes)
+
+    def measure(self) -> dict[str, float]:
+        """Measure the model on what is kept from the training."""
+        measured: dict[str, float] = {}
+        kept = self._kept
+        if len(kept.validation) and self._objective.classifier is not None:
+            answers = self.answer(kept.validation)
+            measured["val_loss"] = loss_of(self._objective, answers, kept.labels, self._classes)
+            measured["val_accuracy"] = accuracy(answers["scores"], kept.labels)
+            measured.update(follow(self._objective, answers["scores"], kept.labels))
+        if len(kept.held_out):
+            measured.update(retrieval(self.answer(kept.held_out)["embedding"], kept))
+        return measured
+
+    def answer(self, places: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        """The model's outputs for photos as they are, `embedding` and with a classifier `scores`, (n, …)."""
+        parts = (places[first : first + _PREDICTED] for first in range(0, len(places), _PREDICTED))
+        answers = [self._answering.predict_on_batch(inputs) for inputs in ahead(map(self._inputs.plain, parts))]
+        return {name: np.concatenate([np.asarray(one[name]) for one in answers]) for name in answers[0]}
+
+    def _judge(self, standing: Standing, entry: Mapping[str, Any], best: Weights) -> Weights:
+        """Keep the weights if they are the best so far; else wait, and reduce the learning rate on a plateau."""
+        monitor = self._monitor()
+        if monitor is None:
+            return best
+        if monitor not in entry:
+            measured = [name for name in entry if name not in ("epoch", "stage", "seconds", "learning_rate")]
+            raise RecipeError(f"monitor is {monitor!r}, which is not measured here; there are {', '.join(measured)}.")
+        if is_better(entry[monitor], standing.best, monitor):
+            standing.best, standing.best_epoch, standing.waited = entry[monitor], entry["epoch"], 0
+            if self._part is not self._model:
+                copy_weights(self._part, self._model)
+            return [np.array(one) for one in self._model.get_weights()]
+        standing.waited += 1
+        plateau = max(2, (self._config.patience or 10) // 2)
+        if self._config.schedule == "plateau" and standing.waited % plateau == 0:
+            standing.reduced *= _REDUCE
+        return best
+
+    def _monitor(self) -> str | None:
+        wanted = self._config.monitor
+        if wanted != "auto":
+            return None if wanted == "none" else wanted
+        if len(self._kept.held_out):
+            return "mAP"
+        return "val_accuracy" if len(self._kept.validation) and self._objective.classifier is not None else None
+
+    def _checkpoint(self, standing: Standing, best: Weights) -> Checkpoint:
+        if self._part is not self._model:
+            copy_weights(self._part, self._model)
+        optimizer = [np.array(one) for one in self._training.optimizer.variables]
+        return Checkpoint(standing, self._model.get_weights(), optimizer, best)

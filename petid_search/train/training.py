@@ -1,0 +1,513 @@
+"""The whole of a training: photos, split, network, stages, report, and the bundle at the end; taken up where it stopped."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petid_search.dataset import near_duplicate_groups, read_manifest, write_split
+from petid_search.dataset.manifest import LabelledPhoto
+from petid_search.dataset.near_duplicates import near_duplicate_pairs
+from petid_search.dataset.splits import Split
+from petid_search.dataset.training_split import make_training_split, read_training_split
+from petid_search.errors import DatasetError, PhotoError, RecipeError
+from petid_search.images import FIT, SPLIT_FILE
+from petid_search.models.bundle import Bundle, write_bundle
+from petid_search.models.home import check_new_name, models_home
+from petid_search.train.augment import Augmenter, augmentation_of
+from petid_search.train.batches import FeatureInputs, Inputs, PhotoInputs
+from petid_search.train.checkpoint import Checkpoint, Standing, Weights, load, save
+from petid_search.train.config import Stage, TrainConfig
+from petid_search.train.freezing import freeze, unfold
+from petid_search.train.loop import StageRun, Step
+from petid_search.train.network import Start, start_from
+from petid_search.train.objective import Objective, make_objective
+from petid_search.train.photos import DecodedPhotos
+from petid_search.train.recipe import write_recipe
+from petid_search.train.report import Classified, write_report
+from petid_search.train.sampling import balanced, few_photos, p_k, shuffled
+from petid_search.train.tensorboard import TensorBoardLog
+from petid_search.train.validation import Kept
+
+if TYPE_CHECKING:
+    import keras
+
+RECIPE_FILE: Final = "recipe.toml"
+_CHECKPOINT: Final = "checkpoint.npz"
+_SECONDS_BETWEEN_CHECKPOINTS: Final = 20.0
+_HELD_OUT: Final = 0.2
+_MEASURED_FOR_UNFOLDING: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Who wants to be told of what goes on; by default nobody.
+
+    Attributes:
+        problem: of each photo that cannot be used.
+        note: of something worth knowing, a sentence.
+        step: of each step.
+        epoch: of each epoch, as it stands in the history.
+        doing: of how far something else is: what, how many are done, of how many.
+        download: of a download of weights (see weights.fetch).
+    """
+
+    problem: Callable[[PhotoError], object] = lambda _: None
+    note: Callable[[str], object] = lambda _: None
+    step: Callable[[Step], object] = lambda _: None
+    epoch: Callable[[Mapping[str, Any]], object] = lambda _: None
+    doing: Callable[[str, int, int], object] = lambda *_: None
+    download: Callable[[int, int | None], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The result of a training.
+
+    Attributes:
+        bundle: the model, in petid's home.
+        output: the folder of the report.
+        report: as in its report.json.
+    """
+
+    bundle: Bundle
+    output: Path
+    report: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Material:
+    """The photos of a training, by their places.
+
+    Attributes:
+        split: what each photo is for.
+        photos: those used, in the order of the split.
+        decoded: their pixels.
+        classes: names of the individuals trained on, sorted; a class number is a place here.
+        labels: int64, (photos,), class numbers; -1 for individuals that are held out.
+        trained: int64, places of the photos trained on.
+        kept: what is measured by.
+    """
+
+    split: Split
+    photos: list[LabelledPhoto]
+    decoded: DecodedPhotos
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    trained: NDArray[np.int64]
+    kept: Kept
+
+
+def train(config: TrainConfig, *, output: Path | None = None, watch: Watch | None = None) -> Trained:
+    """Train a model, and write it as a bundle into petid's home, under the config's name.
+
+    A training that was broken off goes on where it stood when it is called again with the same config and output, and
+    ends with the same model.
+
+    Args:
+        config: the training; its `folder` is needed.
+        output: the folder of report, split, TensorBoard's log and checkpoint; by default `runs/NAME`.
+        watch: who is told of what.
+
+    Raises:
+        RecipeError: the config cannot be followed.
+        DatasetError: the photos cannot be divided as was asked, or the output cannot be written.
+        LeakError: the split given leaks.
+        ModelError: the name is taken, or the network or its weights cannot be had.
+    """
+    watch = watch or Watch()
+    started = time.monotonic()
+    objective = make_objective(config)
+    config = _completed(config, objective)
+    objective = replace(objective, config=config)
+    name = str(config.name)
+    check_new_name(name)
+    output = Path("runs") / name if output is None else output
+    resumes = _claim(output, config)
+    split, photos, groups = _divided(config, output if resumes else None, watch)
+    try:
+        write_split(split, output / SPLIT_FILE)
+    except OSError as error:
+        raise _unwritable(output, error) from error
+    _seeded(config)
+    start = start_from(config, watch.download)
+    size = int(start.network.input_shape[1])
+    material = _gathered(split, photos, groups, output / "cache", size, watch)
+    run = _Run(config, objective, start, material, output, watch)
+    best = run.through_all_stages(load(output / _CHECKPOINT) if (output / _CHECKPOINT).exists() else None)
+    return run.finish(name, best, started)
+
+
+def _completed(config: TrainConfig, objective: Objective) -> TrainConfig:
+    """The config with what depends on the rest of it filled in, so that its recipe tells everything."""
+    if config.folder is None:
+        raise RecipeError("There are no photos to train on: name their folder.")
+    individuals, photos = config.hold_out_individuals, config.hold_out_photos
+    individuals = (_HELD_OUT if objective.learns_embedding else 0.0) if individuals is None else individuals
+    photos = (_HELD_OUT if objective.learns_scores else 0.0) if photos is None else photos
+    sampler = config.sampler
+    if sampler == "auto":
+        sampler = "p-k" if objective.metric is not None else "balanced"
+    if sampler == "p-k" and config.batch_size < 2 * config.photos_per_individual:
+        raise RecipeError(
+            f"A batch of {config.batch_size} holds no two individuals with {config.photos_per_individual} photos each: "
+            "take a larger batch-size or fewer photos-per-individual."
+        )
+    return replace(
+        config,
+        name=config.name or Path(config.folder).resolve().name,
+        hold_out_individuals=individuals,
+        hold_out_photos=photos,
+        sampler=sampler,
+    )
+
+
+def _claim(output: Path, config: TrainConfig) -> bool:
+    """Make the output's folder this training's; whether it is already, and the training goes on."""
+    file = output / RECIPE_FILE
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        fresh = output / f".{RECIPE_FILE}"
+        write_recipe(config, fresh)
+        if file.exists():
+            same = file.read_bytes() == fresh.read_bytes()
+            fresh.unlink()
+            if not same:
+                raise DatasetError(
+                    f"{output} holds another training (see {file}): name another --output or --name, or delete it."
+                )
+            return (output / SPLIT_FILE).exists()
+        fresh.replace(file)
+    except OSError as error:
+        raise _unwritable(output, error) from error
+    return False
+
+
+def _unwritable(output: Path, error: OSError) -> DatasetError:
+    return DatasetError(f"{output} cannot be written ({error.strerror}): make room, or name another --output.")
+
+
+def _divided(
+    config: TrainConfig, earlier: Path | None, watch: Watch
+) -> tuple[Split, list[LabelledPhoto], NDArray[np.int64]]:
+    """The split, the photos that it uses, and their groups of near-duplicates."""
+    folder = Path(str(config.folder))
+    if not folder.is_dir():
+        raise DatasetError(f"There is no folder {folder}: name one with a sub-folder for each class.")
+    manifest = read_manifest(folder, watch.problem)
+    groups = near_duplicate_groups(len(manifest), near_duplicate_pairs(manifest))
+    given = earlier / SPLIT_FILE if earlier is not None else None if config.split is None else Path(config.split)
+    if given is not None:
+        split = read_training_split(given, manifest)
+    else:
+        split = make_training_split(
+            manifest,
+            groups,
+            hold_out_individuals=float(config.hold_out_individuals or 0.0),
+            hold_out_photos=float(config.hold_out_photos or 0.0),
+            least_photos=config.least_photos,
+            seed=config.seed,
+        )
+    by_name = {photo.name: place for place, photo in enumerate(manifest)}
+    places = [by_name[one.photo] for one in split.photos if one.role != "left out"]
+    return split, [manifest[place] for place in places], groups[places]
+
+
+def _gathered(
+    split: Split, photos: list[LabelledPhoto], groups: NDArray[np.int64], cache: Path, size: int, watch: Watch
+) -> _Material:
+    """Decode the photos, and number the individuals."""
+    decoded = DecodedPhotos(
+        cache, photos, size, problem=watch.problem, advance=lambda done, total: watch.doing("Decoding", done, total)
+    )
+    used = [photos[place] for place in decoded.places]
+    groups = groups[decoded.places]
+    assigned = {one.photo: one for one in split.photos}
+    roles = np.array([assigned[photo.name].role for photo in used])
+    individuals = [assigned[photo.name].individual for photo in used]
+    classes = tuple(sorted({one for one, role in zip(individuals, roles, strict=True) if role == "train"}))
+    if len(classes) < 2:
+        raise DatasetError(f"There is nothing to tell apart: {len(classes)} individual is left to train on.")
+    number = {name: place for place, name in enumerate(classes)}
+    labels = np.array([number.get(one, -1) for one in individuals], np.int64)
+    validation = np.flatnonzero((roles == "validation") & (labels >= 0))
+    held_out = np.flatnonzero(roles == "held out")
+    _, owners = np.unique([individuals[place] for place in held_out], return_inverse=True)
+    kept = Kept(validation, labels[validation], held_out, owners.astype(np.int64), groups[held_out])
+    return _Material(split, used, decoded, classes, labels, np.flatnonzero(roles == "train"), kept)
+
+
+def _seeded(config: TrainConfig) -> None:
+    """Have everything drawn by the seed, and every sum taken in the same order."""
+    from petid_search.models.backbones import import_keras
+
+    keras = import_keras()
+    import tensorflow
+
+    precision: str = config.precision
+    if precision == "auto":
+        precision = "mixed_float16" if tensorflow.config.list_physical_devices("GPU") else "float32"
+    keras.mixed_precision.set_global_policy(precision)
+    keras.utils.set_random_seed(config.seed)
+    tensorflow.config.experimental.enable_op_determinism()
+
+
+class _Run:
+    """One training under way."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        objective: Objective,
+        start: Start,
+        material: _Material,
+        output: Path,
+        watch: Watch,
+    ) -> None:
+        from petid_search.models.heads import create_model
+
+        self.config, self.objective, self.start = config, objective, start
+        self.material, self.output, self.watch = material, output, watch
+        self.classes = len(material.classes) if objective.classifier is not None else 0
+        self.model = create_model(start.network, objective.head, self.classes)
+        _inherit(start, self.model, material.classes)
+        augmentation = augmentation_of(config)
+        augmenter = None if augmentation is None else Augmenter(augmentation, material.decoded.size)
+        self.photos = PhotoInputs(material.decoded, augmenter)
+        self.augmented = augmenter is not None
+        self.standing = Standing()
+        self.saved = time.monotonic()
+        if config.sampler == "p-k":
+            few = few_photos(material.labels[material.trained], config.photos_per_individual)
+            if few.fewer:
+                watch.note(
+                    f"{few.fewer} of {few.classes} individuals have fewer than {config.photos_per_individual} photos "
+                    f"to train on ({few.single} have one): theirs stand in a batch more than once."
+                )
+
+    def through_all_stages(self, checkpoint: Checkpoint | None) -> Weights:
+        """Train stage by stage; the weights of the best epoch, or the last ones where nothing is monitored."""
+        best: Weights = []
+        optimizer: Weights = []
+        if checkpoint is not None:
+            self.standing, best, optimizer = checkpoint.standing, checkpoint.best, checkpoint.optimizer
+            self.model.set_weights(checkpoint.weights)
+            self.watch.note(f"Going on after epoch {len(self.standing.history)}.")
+        elif any(stage.freeze != "all" for stage in self.config.plan):
+            self._unfold()
+        with TensorBoardLog(self.output / "tensorboard", first_epoch=len(self.standing.history) + 1) as log:
+            if checkpoint is None:
+                log.graph(self.model)
+                log.hyperparameters(self.config.to_json())
+            for number, stage in enumerate(self.config.plan):
+                if number < self.standing.stage:
+                    continue
+                if number > self.standing.stage:
+                    self.standing.stage, self.standing.epoch = number, 0
+                    self.standing.waited, self.standing.reduced, optimizer = 0, 1.0, []
+                run = self._stage(number, stage)
+                best = run.run(
+                    self.standing,
+                    best,
+                    optimizer,
+                    step_done=self.watch.step,
+                    epoch_done=lambda entry, made: self._epoch_done(entry, made, log),
+                )
+        return best or [np.array(one) for one in self.model.get_weights()]
+
+    def _epoch_done(self, entry: dict[str, Any], made: Callable[[], Checkpoint], log: TensorBoardLog) -> None:
+        self.watch.epoch(entry)
+        log.epoch(entry)
+        last = self.standing.epoch == self.config.plan[self.standing.stage].epochs
+        if last or time.monotonic() - self.saved >= _SECONDS_BETWEEN_CHECKPOINTS:
+            save(made(), self.output / _CHECKPOINT)
+            log.weights(self.model, entry["epoch"])
+            self.saved = time.monotonic()
+
+    def _unfold(self) -> None:
+        rng = np.random.default_rng(self.config.seed)
+        drawn = rng.permutation(self.material.trained)[:_MEASURED_FOR_UNFOLDING]
+        unfold(self.start.network, (self.photos.plain(drawn[at : at + 32]) for at in range(0, len(drawn), 32)))
+
+    def _stage(self, number: int, stage: Stage) -> StageRun:
+        material, config = self.material, self.config
+        learning = freeze(self.start.network, stage.freeze)
+        part, inputs = self.model, self.photos
+        if learning == 0 and config.cache:
+            part, inputs = self._on_features(number)  # type: ignore[assignment]
+        return StageRun(
+            config,
+            self.objective,
+            stage,
+            model=self.model,
+            part=part,
+            inputs=inputs,
+            labels=material.labels,
+            draw=self._draw,
+            before=sum(one.epochs for one in config.plan[:number]),
+            kept=material.kept,
+            classes=self.classes,
+        )
+
+    def _on_features(self, number: int) -> tuple["keras.Model", Inputs]:
+        """The head alone, and features of the frozen backbone for it."""
+        import keras
+
+        from petid_search.models.heads import create_head
+
+        head = self.objective.head
+        flattens = head.classifier is not None and head.classifier.flatten
+        taken = self.start.network.output if flattens else self.model.get_layer("pooled").output
+        network = keras.Model(self.start.network.input, taken)
+        features = FeatureInputs(
+            self.output / "cache" / f"features-{number + 1}.npy",
+            self.photos,
+            network.predict_on_batch,
+            count=len(self.material.photos),
+            trained=self.material.trained,
+            variants=self.config.variants if self.augmented else 1,
+            key=[self.config.to_json(), [photo.sha256 for photo in self.material.photos]],
+            advance=lambda done, total: self.watch.doing("Passing photos through the backbone", done, total),
+        )
+        part = create_head(head, self.classes, features.shape)
+        for layer in part.layers:
+            if layer.weights:
+                layer.set_weights(self.model.get_layer(layer.name).get_weights())
+        return part, features
+
+    def _draw(self, epoch: int) -> list[NDArray[np.int64]]:
+        """The photos of each step of an epoch."""
+        config, trained = self.config, self.material.trained
+        labels = self.material.labels[trained]
+        if config.sampler == "p-k":
+            most = config.batch_size // config.photos_per_individual
+            drawn = p_k(
+                labels,
+                min(most, len(self.material.classes)),
+                config.photos_per_individual,
+                seed=config.seed,
+                epoch=epoch,
+            )
+        elif config.sampler == "balanced":
+            drawn = balanced(labels, min(config.batch_size, len(labels)), seed=config.seed, epoch=epoch)
+        else:
+            drawn = shuffled(len(labels), config.batch_size, seed=config.seed, epoch=epoch)
+        return [trained[places] for places in drawn]
+
+    def finish(self, name: str, best: Weights, started: float) -> Trained:
+        """Write report and bundle of the best weights; then what the training no longer needs is deleted."""
+        import shutil
+
+        self.model.set_weights(best)
+        material, kept = self.material, self.material.kept
+        stage = self._stage(len(self.config.plan) - 1, self.config.plan[-1])
+        figures = stage.measure()
+        self._log(stage)
+        run = {
+            "model": name,
+            "recipe": self.config.to_json(),
+            "photos": {
+                role: sum(one.role == role for one in material.split.photos)
+                for role in ("train", "validation", "held out", "left out")
+            },
+            "classes": len(material.classes),
+            "individuals_held_out": int(kept.owners.max(initial=-1)) + 1,
+            "figures": figures,
+            "seconds": time.monotonic() - started,
+        }
+        classified = None
+        if self.classes and len(kept.validation):
+            scores = stage.answer(kept.validation)["scores"]
+            names = [material.photos[place].name for place in kept.validation]
+            classified = Classified(material.classes, names, kept.labels, scores)
+        report = write_report(
+            self.output, self.standing.history, best_epoch=self.standing.best_epoch, classified=classified, run=run
+        )
+        bundle = self._write_bundle(name, figures)
+        for leftover in (self.output / "cache", self.output / _CHECKPOINT):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        return Trained(bundle, self.output, report)
+
+    def _log(self, stage: StageRun) -> None:
+        """Precision-recall curves and the projector, of the best weights."""
+        kept, material = self.material.kept, self.material
+        epoch = len(self.standing.history)
+        with TensorBoardLog(self.output / "tensorboard", first_epoch=epoch + 1) as log:
+            if self.classes and len(kept.validation):
+                scores = stage.answer(kept.validation)["scores"]
+                log.precision_recall(kept.labels, scores, material.classes, epoch)
+            shown = kept.held_out if len(kept.held_out) else kept.validation
+            if len(shown):
+                names = {one.photo: one.individual for one in material.split.photos}
+                log.embeddings(
+                    stage.answer(shown)["embedding"],
+                    [names[material.photos[place].name] for place in shown],
+                    _thumbnails(material.decoded, shown),
+                )
+
+    def _write_bundle(self, name: str, figures: Mapping[str, float]) -> Bundle:
+        import keras
+
+        from petid_search.models.backbones import create_backbone
+        from petid_search.models.heads import create_model
+
+        model = self.model
+        if keras.mixed_precision.global_policy().name != "float32":  # what is shipped computes in float32
+            weights = model.get_weights()
+            keras.mixed_precision.set_global_policy("float32")
+            network = create_backbone(self.start.backbone, size=self.material.decoded.size)
+            model = create_model(network, self.objective.head, self.classes)
+            model.set_weights(weights)
+        material = self.material
+        folder = Path(str(self.config.folder)).resolve().name
+        split_digest = hashlib.sha256((self.output / SPLIT_FILE).read_bytes()).hexdigest()
+        measured = {
+            "protocol": f"split.csv (sha256 {split_digest[:12]}): retrieval of held-out individuals' photos among each "
+            "other, near-duplicates apart; accuracy on photos not trained on",
+            "individuals_held_out": int(material.kept.owners.max(initial=-1)) + 1,
+            "photos_held_out": len(material.kept.held_out),
+            "photos_validation": len(material.kept.validation),
+            **figures,
+        }
+        return write_bundle(
+            model,
+            models_home() / name,
+            name=name,
+            backbone=self.start.backbone,
+            fit=FIT,
+            head=self.objective.head,
+            origin=self.start.origin,
+            licence=f"no wider than those of the photos trained on and of the weights before: {self.start.licence}",
+            data=f"{len(material.trained)} photos of {len(material.classes)} individuals in {folder}; "
+            f"before that: {self.start.data}",
+            classes=material.classes if self.classes else (),
+            metrics=json.loads(json.dumps(measured)),
+            recipe=self.config.to_json(),
+            split=self.output / SPLIT_FILE,
+        )
+
+
+def _thumbnails(decoded: DecodedPhotos, places: NDArray[np.int64]) -> NDArray[np.uint8]:
+    step = max(1, decoded.size // 48)
+    parts = (decoded.images(places[at : at + 64])[:, ::step, ::step] for at in range(0, len(places), 64))
+    return np.concatenate(list(parts))
+
+
+def _inherit(start: Start, model: "keras.Model", classes: tuple[str, ...]) -> None:
+    """Give a new head what fits of the head of the model that is gone on from; its classifier where the classes are the same."""
+    if start.model is None:
+        return
+    own = {layer.name: layer for layer in start.model.layers if layer.weights}
+    kept = ("projection",) if classes != start.classes else tuple(own)
+    for layer in model.layers:
+        other = own.get(layer.name)
+        if other is not None and layer.name in kept and other is not layer:
+            shapes = [tuple(weight.shape) for weight in layer.weights]
+            if shapes == [tuple(weight.shape) for weight in other.weights]:
+                layer.set_weights(other.get_weights())
