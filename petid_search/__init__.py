@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from petid_search.classify import Classification
     from petid_search.errors import (
         CalibrationError,
         DatasetError,
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
         ModelMismatch,
         PetidError,
         PhotoError,
+        RecipeError,
     )
     from petid_search.identify import Candidate, Identification, Verification
     from petid_search.index.gallery import Gallery
@@ -29,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CalibrationError",
     "Candidate",
+    "Classification",
     "DatasetError",
     "DedupError",
     "Embedder",
@@ -40,12 +43,14 @@ __all__ = [
     "ModelMismatch",
     "PetidError",
     "PhotoError",
+    "RecipeError",
     "Verification",
     "open_model",
 ]
 
 _HOME = {
     "Candidate": "identify",
+    "Classification": "classify",
     "Embedder": "models.runtime",
     "Gallery": "index.gallery",
     "Identification": "identify",

@@ -202,6 +202,43 @@ def identify(
 
 
 @app.command()
+def classify(
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Photos, or folders of them.", readable=False)],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="A model's name; needed where several have a classifier.", show_default=False),
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="How many classes, the best.", show_default="5; all with --json")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score each photo for every individual that a model was trained on; it knows no strangers, see identify."""
+    from petid_search import classify as library
+    from petid_search.embed import Unreadable
+    from petid_search.models.home import only_classifier, open_model
+    from petid_search.models.runtime import Embedder
+
+    embedder = Embedder(only_classifier() if model is None else open_model(model))
+    with _named_at_the_end() as problems:
+        embedder.require_classifier()
+        paths = _photos_of(photos, problems)
+        answers = library.classify(paths, embedder, top=top if top or as_json else 5)
+        for answer in _with_progress(answers, len(paths), "Classifying", quiet):
+            if isinstance(answer, Unreadable):
+                problems.append(answer.error)
+                if as_json:
+                    _print_json({"photo": str(answer.path), "error": str(answer.error)})
+            elif as_json:
+                _print_json(answer.to_json())
+            else:
+                _print(f"{answer.photo}: the best of {len(embedder.classes)} classes of {answer.model}")
+                for place, (name, score) in enumerate(answer.scores.items(), start=1):
+                    _print(f"{place:4d}  {score:6.1%}  {name}")
+
+
+@app.command()
 def verify(
     first: OnePhoto,
     second: OnePhoto,
@@ -646,6 +683,7 @@ def evaluate(
     from petid_search import evaluate as library
     from petid_search.dataset import read_manifest
     from petid_search.errors import DatasetError
+    from petid_search.evaluate.page import warnings as warnings_of
     from petid_search.evaluate.report import output_folder
     from petid_search.images import is_folder, shortened
     from petid_search.models.home import list_models, only_model, open_model
@@ -687,6 +725,8 @@ def evaluate(
                     advance=advance,
                 )
             report = library.write_report(evaluation, folder, output)
+            for warning in warnings_of(evaluation):
+                _warn(warning)
             if as_json:
                 _print_json(report)
                 return
@@ -785,7 +825,7 @@ def models_show(name: str) -> None:
 
     from petid_search.models.home import open_model
 
-    typer.echo(json.dumps(asdict(open_model(name).card), ensure_ascii=False, indent=2))
+    _print_json(asdict(open_model(name).card), indent=2)
 
 
 @models_app.command("remove")
@@ -1006,7 +1046,9 @@ def _print_identification(answer: Any) -> None:
     _print(f"{answer.photo}: {named} ({'; '.join(limits)}, N = {answer.gallery_size})")
     for place, candidate in enumerate(answer.candidates, start=1):
         probability = "" if candidate.probability is None else f"{candidate.probability:6.1%}"
-        _print(f"{place:4d}  {candidate.similarity:6.3f}  {probability}  {candidate.individual}  {candidate.photo}")
+        score = "" if candidate.classifier_score is None else f"  (classifier {candidate.classifier_score:.1%})"
+        named = f"{candidate.individual}{score}"
+        _print(f"{place:4d}  {candidate.similarity:6.3f}  {probability}  {named}  {candidate.photo}")
 
 
 def _print_result(result: Any, results: tuple[Any, ...]) -> None:
@@ -1025,12 +1067,12 @@ def _print_result(result: Any, results: tuple[Any, ...]) -> None:
             _print(f"{name:16s} {measured}{figure.value:{sign}.4f}  {interval:18s}  {size}, {figure.of}{reason}")
 
 
-def _print_json(value: dict[str, Any]) -> None:
-    text = json.dumps(value, ensure_ascii=False)
+def _print_json(value: dict[str, Any], indent: int | None = None) -> None:
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:  # a name that is not UTF-8, or a terminal that is not
-        text = json.dumps(value)
+        text = json.dumps(value, indent=indent)
     typer.echo(text)
 
 

@@ -1,4 +1,4 @@
-"""Many photos to embeddings, fast: every core reads, decodes and embeds, and memory stays bounded."""
+"""Many photos to embeddings and scores, fast: every core reads, decodes and embeds, and memory stays bounded."""
 
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -23,11 +23,19 @@ _CHUNK: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A photo, its embedding, float32, (d,), unit length, and its thumbnail, uint8, (32, 32), if asked for."""
+    """A photo and what became of it.
+
+    Attributes:
+        photo: as it was read.
+        vector: its embedding, float32, (d,), unit length.
+        thumbnail: uint8, (32, 32), if asked for.
+        scores: float32, (classes,), in [0, 1], in the order of the embedder's classes; empty without a classifier.
+    """
 
     photo: Photo
     vector: NDArray[np.float32]
-    thumbnail: NDArray[np.uint8] | None = None
+    thumbnail: NDArray[np.uint8] | None
+    scores: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +127,11 @@ def _embed_chunk(
             except PhotoError as error:
                 results[place] = Unreadable(paths[place], error)
     if images:
-        vectors = embedder.embed(np.stack(list(images.values())))
-        for place, vector in zip(images, vectors, strict=True):
+        vectors, scores = embedder.embed_and_score(np.stack(list(images.values())))
+        for place, vector, of_classes in zip(images, vectors, scores, strict=True):
             result = results[place]
             if isinstance(result, Skipped):
-                results[place] = Embedded(result.photo, vector, small.get(place))
+                results[place] = Embedded(result.photo, vector, small.get(place), of_classes)
     return results if keep_bytes else [_without_bytes(result) for result in results]
 
 

@@ -18,6 +18,7 @@ from petid_search.errors import GalleryError
 from petid_search.identify import Candidate, Identification, compare, identify
 from petid_search.images import decode, read_photo
 from petid_search.index.gallery import Gallery
+from petid_search.models.architecture import GEM_POWER, GEM_SMALLEST
 from petid_search.models.runtime import Embedder
 
 _TILE: Final = 300
@@ -73,7 +74,8 @@ def explain(
     image = decode(read_photo(photo), embedder.input_size)
     candidates = answer.candidates
     if against is not None:
-        asked = compare(embedder.embed(image[None])[0], against, gallery, embedder)
+        vectors, scores = embedder.embed_and_score(image[None])
+        asked = compare(vectors[0], against, gallery, embedder, scores=scores[0])
         candidates = (*(one for one in candidates[:1] if one.individual != asked.individual), asked)
     if not candidates:
         raise GalleryError(f"Nobody is enrolled in {gallery.folder} whom the photo could be compared with.")
@@ -99,28 +101,40 @@ def grad_cam(
     With p the pooled feature map, projected where there is a head, and e the other embedding, what is explained is
     ⟨p, e⟩/|p| with |p| held fixed, just as a class is explained by its score before the softmax: through the scaling,
     the gradient would vanish where two photos are most alike. Its mean over the places of the feature map, which is
-    Grad-CAM's weight of a channel, is Ke/(hw|p|), for average and for maximum pooling. With average pooling and no
-    bias the map adds up to the similarity before its negative part is cut off.
+    Grad-CAM's weight of a channel, is Ke/(hw|p|), for average and for maximum pooling. Where the generalised mean pools
+    a channel f to (mean f^q)^(1/q), that is multiplied by (mean f^(q-1))/pooled^(q-1), over the places that are not
+    cut off. With average pooling and no bias the map adds up to the similarity before its negative part is cut off.
 
     Args:
         features: float32, (h, w, c).
         other: float32, (d,), unit length.
         head: kernel K, (c, d), and bias, (d,), of the projection; None where p is the pooled feature map itself.
-        pooling: `avg` or `max`.
+        pooling: `avg`, `max` or `gem`.
 
     Returns:
         float32, (h, w), not negative.
 
     Source: Selvaraju et al., "Grad-CAM", ICCV 2017, arXiv:1610.02391, eq. 1 and 2; Stylianou, Souvenir, Pless,
-    "Visualizing deep similarity networks", WACV 2019, arXiv:1901.00536, eq. 3.
+    "Visualizing deep similarity networks", WACV 2019, arXiv:1901.00536, eq. 3; Radenović, Tolias, Chum, TPAMI 2018,
+    arXiv:1711.02512, eq. 3 (the generalised mean, here with power q).
     """
-    pooled = features.mean((0, 1)) if pooling == "avg" else features.max((0, 1))
+    pooled, slopes = _pool(features, pooling)
     kernel_other = other if head is None else head[0] @ other
     projected = pooled if head is None else pooled @ head[0] + head[1]
     places = features.shape[0] * features.shape[1]
-    weights = kernel_other / (places * max(float(np.linalg.norm(projected)), 1e-12))
+    weights = slopes * kernel_other / (places * max(float(np.linalg.norm(projected)), 1e-12))
     positive: NDArray[np.float32] = np.maximum(features @ weights, 0.0).astype(np.float32)
     return positive
+
+
+def _pool(features: NDArray[np.float32], pooling: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The pooled vector, (c,), and for each channel the sum of its derivatives by the features of all places, (c,)."""
+    if pooling != "gem":
+        pooled = features.mean((0, 1)) if pooling == "avg" else features.max((0, 1))
+        return pooled, np.ones_like(pooled)
+    powers = np.maximum(features, GEM_SMALLEST) ** (GEM_POWER - 1)
+    pooled = (powers * np.maximum(features, GEM_SMALLEST)).mean((0, 1)) ** (1 / GEM_POWER)
+    return pooled, (powers * (features > GEM_SMALLEST)).mean((0, 1)) / pooled ** (GEM_POWER - 1)
 
 
 def draw(explanation: Explanation) -> Image.Image:

@@ -1,6 +1,6 @@
 """Who is on a probe: candidates, best first, and a decision that may be that nobody known is."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +29,8 @@ class Candidate:
         probability: that it is the probe's, in (0, 1), were half of all probes mated; None without calibration.
         photo: the photo of it most like the probe, where it was when it was enrolled.
         file: where that photo's bytes are now.
-        classifier_score: the classifier's score for it, in [0, 1]; None where the model has no classifier.
+        classifier_score: the classifier's score for it, in [0, 1]; None where the model has no classifier, or was not
+            trained on anybody of that name.
     """
 
     individual: str
@@ -173,7 +174,14 @@ def verify(first: Path, second: Path, gallery: Gallery, embedder: Embedder, *, f
     return Verification((first, second), decision, similarity, threshold, far, embedder.name, note)
 
 
-def compare(probe: NDArray[np.float32], individual: str, gallery: Gallery, embedder: Embedder) -> Candidate:
+def compare(
+    probe: NDArray[np.float32],
+    individual: str,
+    gallery: Gallery,
+    embedder: Embedder,
+    *,
+    scores: NDArray[np.float32] | None = None,
+) -> Candidate:
     """One individual as a candidate for a probe, however many others are more like it.
 
     Args:
@@ -181,6 +189,7 @@ def compare(probe: NDArray[np.float32], individual: str, gallery: Gallery, embed
         individual: its name.
         gallery: where it is enrolled.
         embedder: the gallery's model, which made the probe's embedding.
+        scores: float32, (classes,), of the probe for the embedder's classes; without them, no score is told.
 
     Raises:
         GalleryError: nobody of that name is enrolled.
@@ -188,7 +197,9 @@ def compare(probe: NDArray[np.float32], individual: str, gallery: Gallery, embed
     """
     model = gallery.require_model(embedder.name, embedder.fingerprint)
     photos = np.fromiter((photo.id for photo in gallery.photos(individual)), np.int64)
-    return _candidate(gallery.index.compare(probe, photos, model=model), gallery, current_calibration(gallery))
+    hit = gallery.index.compare(probe, photos, model=model)
+    known = {} if scores is None else dict(zip(embedder.classes, scores.tolist(), strict=True))
+    return _candidate(hit, gallery, current_calibration(gallery), known)
 
 
 class _Judge:
@@ -196,6 +207,7 @@ class _Judge:
 
     def __init__(self, gallery: Gallery, embedder: Embedder, top: int, fpir: float) -> None:
         self._gallery = gallery
+        self._classes = embedder.classes
         self._model = gallery.require_model(embedder.name, embedder.fingerprint)
         self._calibration: Calibration = current_calibration(gallery)
         self._top = top
@@ -237,13 +249,13 @@ class _Judge:
         with self._gallery.records.read():
             found = iter(self._gallery.index.search(probes, self._top, model=self._model) if vectors else [])
             answers = [
-                self._decide(result.photo.path, next(found)) if isinstance(result, Embedded) else result
-                for result in batch
+                self._decide(result, next(found)) if isinstance(result, Embedded) else result for result in batch
             ]
         yield from answers
 
-    def _decide(self, probe: Path, hits: list[Hit]) -> Identification:
-        candidates = tuple(_candidate(hit, self._gallery, self._calibration) for hit in hits)
+    def _decide(self, probe: Embedded, hits: list[Hit]) -> Identification:
+        scores = dict(zip(self._classes, probe.scores.tolist(), strict=True))
+        candidates = tuple(_candidate(hit, self._gallery, self._calibration, scores) for hit in hits)
         similarity = hits[0].similarity if hits else -1.0
         decision: Literal["match", "uncertain", "unknown"] = "uncertain"
         if not hits or similarity < self._lower:
@@ -251,7 +263,7 @@ class _Judge:
         elif self._threshold is not None and similarity >= self._threshold:
             decision = "match"
         return Identification(
-            photo=probe,
+            photo=probe.photo.path,
             decision=decision,
             individual=candidates[0].individual if decision == "match" else None,
             similarity=similarity,
@@ -265,9 +277,16 @@ class _Judge:
         )
 
 
-def _candidate(hit: Hit, gallery: Gallery, calibration: Calibration) -> Candidate:
+def _candidate(hit: Hit, gallery: Gallery, calibration: Calibration, scores: Mapping[str, float]) -> Candidate:
     photo = gallery.photo(hit.photo_id)
-    return Candidate(hit.individual, hit.similarity, calibration.probability(hit.similarity), photo.source, photo.file)
+    return Candidate(
+        hit.individual,
+        hit.similarity,
+        calibration.probability(hit.similarity),
+        photo.source,
+        photo.file,
+        scores.get(hit.individual),
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -17,7 +17,7 @@ def filled(gallery, embedder, take_photos):
     return gallery
 
 
-@pytest.mark.parametrize("pooling", ["avg", "max"])
+@pytest.mark.parametrize("pooling", ["avg", "max", "gem"])
 @pytest.mark.parametrize("projection", [None, 16])
 def test_the_closed_form_is_what_automatic_differentiation_gives(pooling, projection):
     from petid_search.models.backbones import import_keras
@@ -25,7 +25,7 @@ def test_the_closed_form_is_what_automatic_differentiation_gives(pooling, projec
     keras = import_keras()
     import tensorflow as tf
 
-    from petid_search.models.heads import create_model
+    from petid_search.models.heads import create_model, pooling_layer
 
     keras.utils.set_random_seed(5)
     pixels = keras.Input((48, 48, 3))
@@ -43,7 +43,7 @@ def test_the_closed_form_is_what_automatic_differentiation_gives(pooling, projec
 
     with tf.GradientTape() as tape:
         tape.watch(maps)
-        vector = (tf.reduce_mean if pooling == "avg" else tf.reduce_max)(maps, axis=(1, 2))
+        vector = pooling_layer(pooling)(maps)
         if head is not None:
             vector = vector @ head[0] + head[1]
         similarity = tf.reduce_sum(vector[0] * embeddings[1]) / tf.stop_gradient(tf.norm(vector[0]))

@@ -42,6 +42,7 @@ from petid_search.evaluate.figures import (
 )
 from petid_search.evaluate.quality import qualities
 from petid_search.evaluate.search import Found, Ranked, Sides, search
+from petid_search.evaluate.trained_on import Known, known, training_of
 from petid_search.index.rule import RULES, Rule
 from petid_search.models.runtime import Embedder
 
@@ -78,6 +79,7 @@ class Result:
         ranks: identification, with what its curves are drawn from; None where only pairs were asked for.
         pairs: verification, likewise; the same for all rules of a model.
         ranked: each probe's result.
+        known: how much of what was measured the model was trained on; None where its bundle does not say.
     """
 
     model: str
@@ -88,6 +90,7 @@ class Result:
     ranks: Measured | None
     pairs: Measured
     ranked: Ranked
+    known: Known | None
 
     @property
     def found(self) -> Found:
@@ -170,6 +173,7 @@ def evaluate(
     if given is not None:
         named = {one.photo for one in used_photos(given).photos}
         photos = [photo for photo in photos if photo.name in named]
+    trainings = [training_of(embedder.bundle) for embedder in embedders]
     failed: dict[Path, PhotoError] = {}
 
     def fail(path: Path, error: PhotoError) -> None:
@@ -207,13 +211,14 @@ def evaluate(
     chosen = [RULES[name] for name in rules]
     of_photos = qualities([readable[p].path for p in places]) if any(rule.weighs_quality for rule in chosen) else None
     results = []
-    for embedder, embedded in zip(embedders, vectors, strict=True):
-        results += _measure(
-            embedder, embedded[kept][places], used.protocol, sides, strangers, chosen, weightings, of_photos
-        )
+    measured = tuple(readable[place] for place in places)
+    for embedder, training, embedded in zip(embedders, trainings, vectors, strict=True):
+        of_training = None if training is None else known(training, measured)
+        found = search(embedded[kept][places], sides, chosen, weightings, qualities=of_photos)
+        results += _measure(embedder, of_training, found, used.protocol, sides, strangers, chosen, weightings)
     return Evaluation(
         made,
-        tuple(readable[place] for place in places),
+        measured,
         names,
         sides,
         strangers,
@@ -312,15 +317,14 @@ def _weightings(
 
 def _measure(
     embedder: Embedder,
-    vectors: NDArray[np.float32],
+    of_training: Known | None,
+    found: Found,
     protocol: Protocol,
     sides: Sides,
     strangers: NDArray[np.bool_],
     rules: Sequence[Rule],
     weightings: NDArray[np.int64],
-    of_photos: NDArray[np.float32] | None,
 ) -> list[Result]:
-    found = search(vectors, sides, rules, weightings, qualities=of_photos)
     pairs = measure_pairs(found)
     results = []
     for rule in rules:
@@ -331,6 +335,9 @@ def _measure(
         figures = {**(ranks.figures if ranks else {}), **pairs.figures}
         thresholds = {**(ranks.thresholds if ranks else {}), **pairs.thresholds}
         results.append(
-            Result(embedder.name, embedder.fingerprint, rule.name, figures, thresholds, ranks, pairs, ranked)
+            Result(
+                *(embedder.name, embedder.fingerprint, rule.name, figures, thresholds, ranks, pairs, ranked),
+                of_training,
+            )
         )
     return results

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, Final
 
@@ -72,6 +72,7 @@ def page(evaluation: Evaluation, report: Mapping[str, Any], pictures: Mapping[st
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>",
             f"<p>{_summary(report)}</p>",
+            *(f"<p><b>{escape(warning)}</b></p>" for warning in warnings(evaluation)),
             *(_comparison(evaluation.results) if len(evaluation.results) > 1 else []),
             *_figures(evaluation.results[0]),
             *_thresholds(evaluation.results[0]),
@@ -82,6 +83,18 @@ def page(evaluation: Evaluation, report: Mapping[str, Any], pictures: Mapping[st
             "and metrics.csv, each probe in probes.csv, the split in split.csv.</p>\n</body>\n</html>\n",
         ]
     )
+
+
+def warnings(evaluation: Evaluation) -> Iterator[str]:
+    """A sentence for each model that was trained on what it is measured on."""
+    photos, individuals = len(evaluation.photos), len(evaluation.individuals)
+    of_models = {result.model: result.known for result in evaluation.results}
+    for model, known in of_models.items():
+        if known is not None and (known.photos or known.individuals):
+            yield (
+                f"Model {model} was trained on {known.photos} of the {photos} photos measured, and on "
+                f"{known.individuals} of their {individuals} individuals (by name): these figures flatter."
+            )
 
 
 def meaning(name: str) -> str:

@@ -21,19 +21,21 @@ from petid_search.images import REPORT_FILE, SPLIT_FILE
 def to_json(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
     """The report as plain JSON values; nothing in it is NaN.
 
-    `metrics` are those of the first model and rule; where there are several, `compared` holds all, each but the first
-    with its differences from the first.
+    `trained_on` is how many of the photos and individuals measured the model was trained on; null where its bundle
+    does not say. `metrics` are those of the first model and rule; where there are several, `compared` holds all, each
+    but the first with its differences from the first.
     """
     first = evaluation.results[0]
     split = evaluation.split
     left_out = sum(one.role == "left out" for one in split.photos)
-    report = {
+    report: dict[str, Any] = {
         "petid": petid_search.__version__,
         "folder": str(folder),
         "protocol": split.protocol,
         "model": first.model,
         "fingerprint": first.fingerprint,
         "rule": first.rule,
+        "trained_on": _trained_on(first),
         "N": first.found.individuals,
         "photos": len(evaluation.photos),
         "individuals": len(evaluation.individuals),
@@ -193,6 +195,7 @@ def _compared(result: Result, first: Result) -> dict[str, Any]:
         "model": result.model,
         "fingerprint": result.fingerprint,
         "rule": result.rule,
+        "trained_on": _trained_on(result),
         "N": result.found.individuals,
         "metrics": _metrics(result.figures, result),
         "thresholds": result.thresholds,
@@ -200,6 +203,10 @@ def _compared(result: Result, first: Result) -> dict[str, Any]:
     if result is not first:
         report["differences"] = _metrics(result.minus(first), result)
     return report
+
+
+def _trained_on(result: Result) -> dict[str, int] | None:
+    return None if result.known is None else {"photos": result.known.photos, "individuals": result.known.individuals}
 
 
 def _metrics(figures: dict[str, Figure], result: Result) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,12 @@ from petid_search.errors import RecipeError
 Pooling: TypeAlias = Literal["avg", "max", "gem"]
 POOLINGS: Final[tuple[Pooling, ...]] = get_args(Pooling)
 
+GEM_POWER: Final = 3.0
+"""Of the generalised mean: fixed, since petid's models are told apart by the pooling's name alone."""
+
+GEM_SMALLEST: Final = 1e-6
+"""What GeM raises to its power at least: below zero there is no power, and at zero the root has no gradient."""
+
 SCORING: Final = ("softmax", "sigmoid", "hard_sigmoid")
 """The activations that a classifier may end with: those whose values are in [0, 1], as scores are."""
 

@@ -13,16 +13,13 @@ from typing import Any
 import keras
 
 from petid_search.errors import ModelError, RecipeError
-from petid_search.models.architecture import Classifier, Head, Pooling
+from petid_search.models.architecture import GEM_POWER, GEM_SMALLEST, Classifier, Head, Pooling
 
 _SMALLEST_SQUARE = 1e-24
 """Squared length below which a vector is no longer brought to length 1: zero stays zero, its gradient finite.
 
 A MobileNetV2 with random weights answers with vectors as short as 1e-11.
 """
-
-_SMALLEST_FEATURE = 1e-6
-"""What GeM raises to its power at least: below zero there is no power, and at zero the root has no gradient."""
 
 
 @keras.saving.register_keras_serializable("petid")
@@ -45,14 +42,14 @@ class GeneralisedMeanPooling2D(keras.layers.Layer):  # type: ignore[misc]  # Ker
     Args:
         p: the power, fixed, at least 1. In float32, p up to 6 keeps clear of underflow.
     Call:
-        features: float, (n, h, w, c); those under 1e-6 count as 1e-6.
+        features: float, (n, h, w, c); those under GEM_SMALLEST count as that.
         Returns float, (n, c).
 
     Source: Radenović, Tolias, Chum, "Fine-tuning CNN image retrieval with no human annotation", TPAMI 2018,
     arXiv:1711.02512, eq. 3.
     """
 
-    def __init__(self, p: float = 3.0, **settings: Any) -> None:
+    def __init__(self, p: float = GEM_POWER, **settings: Any) -> None:
         super().__init__(**settings)
         if not p >= 1:
             raise ValueError(f"Expected p of at least 1. Received: {p}.")
@@ -60,7 +57,7 @@ class GeneralisedMeanPooling2D(keras.layers.Layer):  # type: ignore[misc]  # Ker
 
     def call(self, features: Any) -> Any:
         """Pool a feature map."""
-        powers = keras.ops.power(keras.ops.maximum(features, _SMALLEST_FEATURE), self.p)
+        powers = keras.ops.power(keras.ops.maximum(features, GEM_SMALLEST), self.p)
         return keras.ops.power(keras.ops.mean(powers, axis=(1, 2)), 1 / self.p)
 
     def get_config(self) -> dict[str, Any]:

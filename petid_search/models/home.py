@@ -18,6 +18,9 @@ from petid_search.models.weights import Progress
 HOW_TO_ADD: Final = "petid models add NAME --backbone mobilenetv2 --weights FILE"
 """The command that a person without any model needs first."""
 
+HOW_TO_TRAIN: Final = "petid train FOLDER"
+"""The command that makes a model with a classifier."""
+
 _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 
@@ -68,6 +71,23 @@ def only_model() -> Bundle:
         if isinstance(found, ModelError):
             raise found
     raise ModelError(f"There is no model yet. Add one: {HOW_TO_ADD}")
+
+
+def only_classifier() -> Bundle:
+    """Open the model with a classifier that needs no name, being the only one.
+
+    Raises:
+        ModelError: there is none, or there are several.
+    """
+    with_classifier = [bundle for bundle in list_models() if bundle.card.classes]
+    if len(with_classifier) == 1:
+        return with_classifier[0]
+    if with_classifier:
+        names = ", ".join(bundle.card.name for bundle in with_classifier)
+        raise ModelError(f"Several models have a classifier ({names}): name one with --model.")
+    for damage in damaged_models().values():
+        raise damage
+    raise ModelError(f"There is no model with a classifier yet. Train one: {HOW_TO_TRAIN}")
 
 
 def check_new_name(name: str) -> None:

@@ -86,9 +86,17 @@ class Embedder:
             ModelError: the model has no classifier, the bundle is damaged, or the network answered with numbers that
                 are not finite.
         """
+        self.require_classifier()
+        return self._run_in_parts(["scores"], images)[0]
+
+    def require_classifier(self) -> None:
+        """Refuse a model that has no classifier.
+
+        Raises:
+            ModelError: it has none.
+        """
         if not self.classes:
             raise ModelError(f"Model {self.name!r} has no classifier: train one that has with `petid train FOLDER`.")
-        return self._run_in_parts(["scores"], images)[0]
 
     def embed_and_score(
         self, images: NDArray[np.uint8] | NDArray[np.float32]

@@ -1,0 +1,61 @@
+"""What of an evaluation's photos a model was trained on, by the split that its bundle holds."""
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from petid_search.dataset.manifest import LabelledPhoto
+from petid_search.models.bundle import SPLIT, Bundle
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """The photos that a model was trained on.
+
+    Attributes:
+        photos: sha256 of each.
+        individuals: their names.
+    """
+
+    photos: frozenset[str]
+    individuals: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """How much of what was measured the model was trained on: where that is not nothing, the figures flatter.
+
+    Attributes:
+        photos: by their bytes.
+        individuals: by their names; those of whom other photos were measured are among them.
+    """
+
+    photos: int
+    individuals: int
+
+
+def training_of(bundle: Bundle) -> Training | None:
+    """What a model was trained on; None where its bundle does not say.
+
+    Photos that training only validated on are not among it, nor are the individuals that it held out.
+
+    Raises:
+        ModelError: the bundle is damaged.
+    """
+    if SPLIT not in bundle.card.files:
+        return None
+    return _read(bundle.file(SPLIT))
+
+
+def known(training: Training, measured: Iterable[LabelledPhoto]) -> Known:
+    """Count how many of the photos measured, and of their individuals, a model was trained on."""
+    measured = list(measured)
+    names = {photo.individual for photo in measured}
+    return Known(sum(photo.sha256 in training.photos for photo in measured), len(names & training.individuals))
+
+
+def _read(file: Path) -> Training:
+    with file.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        trained = [row for row in csv.DictReader(stream) if row["role"] == "train"]
+    return Training(frozenset(row["sha256"] for row in trained), frozenset(row["individual"] for row in trained))
