@@ -1,6 +1,7 @@
 """The curves of an evaluation as PNG pictures, drawn without a display; colours that colour-blind eyes tell apart."""
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,11 +13,11 @@ from petid_search.evaluate.evaluation import Evaluation, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-_COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Okabe and Ito, "Color universal design", 2008; lines differ by their dashes as well."""
 _DASHES: Final = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-_SIZE: Final = (6.4, 4.4)
 _DPI: Final = 120
 _TICKS: Final = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99, 0.999)
 _LAST_RANK: Final = 20
@@ -64,29 +65,53 @@ def label(result: Result, results: Sequence[Result]) -> str:
     return ", ".join(parts)
 
 
-def _picture(name: str, results: Sequence[Result], curve: Callable[["Axes", Result, dict[str, Any]], None]) -> bytes:
+def new_figure(width: float = 6.4, height: float = 4.4) -> "Figure":
+    """An empty figure of that many inches, that needs no display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for place, result in enumerate(results):
-        style = {
-            "color": _COLOURS[place % len(_COLOURS)],
-            "linestyle": _DASHES[place % len(_DASHES)],
-            # Names may hold what matplotlib takes for a formula or, in front, for `no legend`.
-            "label": label(result, results).replace("$", r"\$").lstrip("_") or "model",
-        }
-        curve(axes, result, style)
-    axes.set_title(TITLES[name], loc="left", fontsize=11)
+    return figure
+
+
+def add_axes(figure: "Figure", title: str, place: tuple[int, int, int] = (1, 1, 1)) -> "Axes":
+    """Axes in petid's style; `place` as in matplotlib's add_subplot: rows, columns, number."""
+    axes = figure.add_subplot(*place)
+    axes.set_title(title, loc="left", fontsize=11)
     axes.grid(visible=True, color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def to_png(figure: "Figure") -> bytes:
+    """The figure as a PNG file; a sign that the font lacks becomes a box, without a warning."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(file, format="png", metadata={"Software": "petid"})
+    return file.getvalue()
+
+
+def plain_label(name: str) -> str:
+    """A name as matplotlib shall write it: no formula, no line break, and no `_` in front, which means no legend."""
+    printable = "".join(sign if sign.isprintable() else " " for sign in name)
+    return printable.replace("$", r"\$").lstrip("_")
+
+
+def _picture(name: str, results: Sequence[Result], curve: Callable[["Axes", Result, dict[str, Any]], None]) -> bytes:
+    figure = new_figure()
+    axes = add_axes(figure, TITLES[name])
+    for place, result in enumerate(results):
+        style = {
+            "color": COLOURS[place % len(COLOURS)],
+            "linestyle": _DASHES[place % len(_DASHES)],
+            "label": plain_label(label(result, results)) or "model",
+        }
+        curve(axes, result, style)
     if len(results) > 1 or name == "similarities":
         axes.legend(frameon=False, fontsize=9)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": "petid"})
-    return file.getvalue()
+    return to_png(figure)
 
 
 def _cmc(axes: "Axes", result: Result, style: dict[str, Any]) -> None:
@@ -153,7 +178,7 @@ def _similarities(axes: "Axes", result: Result, style: dict[str, Any]) -> None:
         coarse = counts.reshape(128, -1).sum(axis=1)
         middle = pairs.centres.reshape(128, -1).mean(axis=1)
         density = coarse / coarse.sum() / (middle[1] - middle[0])
-        drawn = {**style, "color": _COLOURS[place], "linestyle": _DASHES[place]}
+        drawn = {**style, "color": COLOURS[place], "linestyle": _DASHES[place]}
         axes.fill_between(middle, density, step="mid", alpha=0.25, color=drawn["color"], linewidth=0)
         axes.step(middle, density, where="mid", **{**drawn, "label": f"{pairs.counts[place]:,} pairs of {name}"})
     threshold = result.thresholds.get("far=0.01")

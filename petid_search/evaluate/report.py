@@ -122,8 +122,8 @@ def write_report(evaluation: Evaluation, folder: Path, output: Path) -> dict[str
     try:
         output.mkdir(parents=True, exist_ok=True)
         write_split(evaluation.split, output / SPLIT_FILE)
-        _write_csv(output / "metrics.csv", _METRICS, _metric_rows(evaluation))
-        _write_csv(output / "probes.csv", _PROBES, _probe_rows(evaluation))
+        write_csv(output / "metrics.csv", _METRICS, _metric_rows(evaluation))
+        write_csv(output / "probes.csv", _PROBES, _probe_rows(evaluation))
         for name, picture in pictures.items():
             (output / f"{name}.png").write_bytes(picture)
         text = page(evaluation, report, pictures)
@@ -183,7 +183,8 @@ def _rounded(value: float) -> str:
     return f"{value:.6f}"
 
 
-def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table as CSV; names of files that are no Unicode keep their bytes."""
     with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(columns)
