@@ -5,8 +5,9 @@ PetidError
 ├── GalleryError        the gallery cannot do what was asked
 │   └── ModelMismatch   embeddings of two models were about to be compared
 ├── ModelError          a model bundle, its weights or its name is not usable
-├── DatasetError        a folder of photos, or a split of it, cannot be evaluated
+├── DatasetError        a folder of photos, or a split of it, cannot be used
 │   └── LeakError       a split has on two sides what belongs on one
+├── RecipeError         a training recipe or option is not right
 ├── DedupError          duplicates cannot be moved aside, deleted or brought back
 └── CalibrationError    too little is known to state a threshold
 
@@ -42,11 +43,15 @@ class ModelError(PetidError):
 
 
 class DatasetError(PetidError):
-    """A folder of photos, or a split of it, cannot be evaluated."""
+    """A folder of photos, or a split of it, cannot be used."""
 
 
 class LeakError(DatasetError):
     """A split has on two sides what belongs on one: what is measured with it would flatter."""
+
+
+class RecipeError(PetidError):
+    """A training recipe or option is not right."""
 
 
 class DedupError(PetidError):

@@ -1,0 +1,1 @@
+"""Training: photos of individuals to a model that tells them apart."""
