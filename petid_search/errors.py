@@ -5,7 +5,7 @@ PetidError
 ├── GalleryError        the gallery cannot do what was asked
 │   └── ModelMismatch   embeddings of two models were about to be compared
 ├── ModelError          a model bundle, its weights or its name is not usable
-├── DatasetError        a folder of photos, or a split of it, cannot be evaluated
+├── DatasetError        a folder of photos, or a split of it, cannot be used
 │   └── LeakError       a split has on two sides what belongs on one
 ├── RecipeError         a training recipe or option is not right
 ├── DedupError          duplicates cannot be moved aside, deleted or brought back
@@ -43,7 +43,7 @@ class ModelError(PetidError):
 
 
 class DatasetError(PetidError):
-    """A folder of photos, or a split of it, cannot be evaluated."""
+    """A folder of photos, or a split of it, cannot be used."""
 
 
 class LeakError(DatasetError):

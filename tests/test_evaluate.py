@@ -22,11 +22,11 @@ from typer.testing import CliRunner
 from petid_search import metrics
 from petid_search.cli import ProtocolName, RuleName, app
 from petid_search.dataset.manifest import read_manifest
+from petid_search.dataset.near_duplicates import near_duplicate_pairs
 from petid_search.dataset.split_file import write_split
 from petid_search.dataset.splits import PROTOCOLS
 from petid_search.errors import DatasetError, LeakError
 from petid_search.evaluate import Figure, evaluate, write_report
-from petid_search.evaluate.evaluation import near_duplicate_pairs
 from petid_search.evaluate.figures import difference, draw_individuals, measure_pairs, measure_ranks
 from petid_search.evaluate.page import meaning
 from petid_search.evaluate.quality import sharpness

@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from petid_search.dataset.folder import tidy_name
 from petid_search.dataset.manifest import LabelledPhoto
-from petid_search.dataset.splits import PROTOCOLS, ROLES, Assigned, Protocol, Split, is_later
+from petid_search.dataset.splits import PROTOCOLS, ROLES, Assigned, Protocol, Role, Split, is_later
 from petid_search.errors import DatasetError, LeakError
 
 _COLUMNS: Final = ("photo", "sha256", "individual", "role", "near_duplicates", "reason", "protocol")
 _NEEDED: Final = _COLUMNS[:4]
+_TRAINING_ROLES: Final[tuple[Role, ...]] = ("train", "validation", "held out")
 _NAMED: Final = 3
 """Leaks that are named one by one; of more, the number is told."""
 
@@ -39,7 +40,8 @@ def write_split(split: Split, file: Path) -> None:
 def read_split(file: Path) -> Split:
     """Read what `write_split` wrote, or another program: `photo`, `sha256`, `individual` and `role` are needed.
 
-    Without a column `protocol`, the roles tell: `stranger` means `open-set`, `probe` means `gallery-probe`.
+    Without a column `protocol`, the roles tell: `train` means `training`, `stranger` means `open-set`, `probe` means
+    `gallery-probe`.
 
     Raises:
         DatasetError: the file cannot be read, or is no split.
@@ -102,10 +104,14 @@ def used_photos(split: Split) -> Split:
 
 
 def lacks(split: Split) -> str:
-    """What the used photos of a split lack to be searched for among each other, as a clause; empty where nothing."""
+    """What the used photos of a split lack to serve their purpose, as a clause; empty where they lack nothing."""
     roles = {one.role for one in split.photos}
     if missing := sorted(_expected(split.protocol) - roles):
         return f"there is no photo with the role {missing[0]}"
+    trained = {one.individual for one in split.photos if one.role == "train"}
+    for one in split.photos:
+        if one.role == "validation" and one.individual not in trained:
+            return f"no photo of {one.individual} has the role train"
     enrolled = {one.individual for one in split.photos if one.role == "gallery"}
     for one in split.photos:
         if one.role == "probe" and one.individual not in enrolled:
@@ -134,19 +140,16 @@ def leaks(split: Split, photos: Sequence[LabelledPhoto], groups: NDArray[np.int6
         a part of a sentence for each leak: the same bytes, or near-duplicates, in the gallery and among the probes; an
         individual both enrolled and a stranger; a probe whose individual is not enrolled; where the protocol is
         `by-time`, a photo without a time, and a probe that is not of a later session than the gallery's photos of its
-        individual; the same bytes twice on one side or under two names.
+        individual; the same bytes twice on one side or under two names. Where the protocol is `training`: the same
+        bytes, or near-duplicates, with two roles; an individual both held out and trained on; a validation photo whose
+        individual is not trained on.
     """
-    found = []
+    found = _repeated(split)
+    if split.protocol == "training":
+        return found + _of_two_roles(split, groups) + _of_two_lives(split)
     gallery = [place for place, one in enumerate(split.photos) if one.role == "gallery"]
     others = [place for place, one in enumerate(split.photos) if one.role in ("probe", "stranger")]
 
-    first_of_bytes: dict[str, int] = {}
-    for place, one in enumerate(split.photos):
-        first = split.photos[first_of_bytes.setdefault(one.sha256, place)]
-        if first is not one and first.individual != one.individual:
-            found.append(f"{first.photo} and {one.photo} are the same bytes under two names")
-        elif first is not one and first.role == one.role:
-            found.append(f"{first.photo} and {one.photo} are the same bytes and would be counted twice")
     enrolled_bytes = {split.photos[place].sha256: split.photos[place].photo for place in reversed(gallery)}
     enrolled_groups = {int(groups[place]): split.photos[place].photo for place in reversed(gallery)}
     enrolled_photo = {split.photos[place].individual: split.photos[place].photo for place in reversed(gallery)}
@@ -173,6 +176,52 @@ def leaks(split: Split, photos: Sequence[LabelledPhoto], groups: NDArray[np.int6
                     f"probe {one.photo} is not younger than {enrolled} of the gallery, or of one session with it"
                 )
                 break
+    return found
+
+
+def _repeated(split: Split) -> list[str]:
+    """The same bytes twice on one side or under two names."""
+    found = []
+    first_of_bytes: dict[str, int] = {}
+    for place, one in enumerate(split.photos):
+        first = split.photos[first_of_bytes.setdefault(one.sha256, place)]
+        if first is not one and first.individual != one.individual:
+            found.append(f"{first.photo} and {one.photo} are the same bytes under two names")
+        elif first is not one and first.role == one.role:
+            found.append(f"{first.photo} and {one.photo} are the same bytes and would be counted twice")
+    return found
+
+
+def _of_two_roles(split: Split, groups: NDArray[np.int64]) -> list[str]:
+    """The same bytes, or near-duplicates, with two of the roles of training."""
+    found = []
+    bytes_of: dict[str, Assigned] = {}
+    group_of: dict[int, Assigned] = {}
+    for role in _TRAINING_ROLES:
+        mine = [(place, one) for place, one in enumerate(split.photos) if one.role == role]
+        for place, one in mine:
+            if (twin := bytes_of.get(one.sha256)) is not None:
+                found.append(f"{one.photo} ({role}) has the same bytes as {twin.photo} ({twin.role})")
+            elif (twin := group_of.get(int(groups[place]))) is not None:
+                found.append(f"{one.photo} ({role}) is a near-duplicate of {twin.photo} ({twin.role})")
+        for place, one in mine:
+            bytes_of.setdefault(one.sha256, one)
+            group_of.setdefault(int(groups[place]), one)
+    return found
+
+
+def _of_two_lives(split: Split) -> list[str]:
+    """Individuals that are both held out and trained on, or validated without being trained on."""
+    first: dict[Role, dict[str, str]] = {role: {} for role in _TRAINING_ROLES}
+    for one in split.photos:
+        first[one.role].setdefault(one.individual, one.photo)
+    found = []
+    for individual, photo in first["held out"].items():
+        if (other := first["train"].get(individual) or first["validation"].get(individual)) is not None:
+            found.append(f"{individual} is held out with {photo} and trained on with {other}")
+    for individual, photo in first["validation"].items():
+        if individual not in first["train"] and individual not in first["held out"]:
+            found.append(f"{photo} (validation) shows {individual}, who is not trained on")
     return found
 
 
@@ -203,8 +252,10 @@ def refuse_leaks(found: Sequence[str], source: Path | None) -> None:
         )
 
 
-def _expected(protocol: Protocol) -> set[str]:
-    """The roles of a protocol."""
+def _expected(protocol: Protocol | Literal["training"]) -> set[str]:
+    """The roles that a protocol needs."""
+    if protocol == "training":
+        return {"train"}
     if protocol in ("leave-one-out", "verification"):
         return {"both"}
     return {"gallery", "probe", "stranger"} if protocol == "open-set" else {"gallery", "probe"}
@@ -223,14 +274,24 @@ def _assigned(row: dict[str, str | None], where: str) -> Assigned:
     return Assigned(photo, sha256, individual, role, int(group) if group else None, row.get("reason") or "")
 
 
-def _protocol(file: Path, photos: Sequence[Assigned], named: set[str]) -> Protocol:
+def _protocol(file: Path, photos: Sequence[Assigned], named: set[str]) -> Protocol | Literal["training"]:
     roles = {one.role for one in photos} - {"left out"}
     if len(named - {""}) > 1:
         raise DatasetError(f"The split {file} names several protocols: take one of them.")
-    guessed: Protocol = "leave-one-out" if "both" in roles else "open-set" if "stranger" in roles else "gallery-probe"
+    telling = {"train": "training", "both": "leave-one-out", "stranger": "open-set"}
+    guessed = next((name for role, name in telling.items() if role in roles), "gallery-probe")
     protocol = next(iter(named - {""}), guessed)
+    if protocol == "training":
+        if "train" not in roles or not roles <= set(_TRAINING_ROLES):
+            raise DatasetError(
+                f"The split {file} has the roles {', '.join(sorted(roles)) or 'none'}; for training they are "
+                "train, and maybe validation and held out."
+            )
+        return "training"
     if protocol not in PROTOCOLS:
-        raise DatasetError(f"The split {file} has the protocol {protocol!r}: it is one of {', '.join(PROTOCOLS)}.")
+        raise DatasetError(
+            f"The split {file} has the protocol {protocol!r}: it is one of {', '.join(PROTOCOLS)}, training."
+        )
     expected = _expected(protocol)
     if roles != expected:
         raise DatasetError(

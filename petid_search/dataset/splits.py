@@ -19,10 +19,12 @@ from petid_search.errors import DatasetError
 Protocol: TypeAlias = Literal["leave-one-out", "gallery-probe", "open-set", "verification", "by-time"]
 PROTOCOLS: Final[tuple[Protocol, ...]] = get_args(Protocol)
 
-Role: TypeAlias = Literal["gallery", "probe", "stranger", "both", "left out"]
+Role: TypeAlias = Literal["gallery", "probe", "stranger", "both", "train", "validation", "held out", "left out"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
-"""`gallery`: enrolled. `probe`: searched for, its individual being enrolled. `stranger`: searched for, its individual
-being none of the enrolled. `both`: a probe, and enrolled for every other probe. `left out`: not used."""
+"""To evaluate, `gallery`: enrolled. `probe`: searched for, its individual being enrolled. `stranger`: searched for, its
+individual being none of the enrolled. `both`: a probe, and enrolled for every other probe. To train, `train`: learnt
+from. `validation`: another photo of an individual that is learnt from. `held out`: of an individual of whom nothing is
+learnt. `left out`: not used."""
 
 SESSION_GAP: Final = timedelta(hours=1)
 """Photos of one individual that follow each other within this time are one session, which time does not part."""
@@ -54,11 +56,11 @@ class Split:
     """A folder's photos with their roles, in the order of the manifest.
 
     Attributes:
-        protocol: what the roles are for.
+        protocol: what the roles are for: an evaluation by this protocol, or `training`.
         photos: each photo that has a role.
     """
 
-    protocol: Protocol
+    protocol: Protocol | Literal["training"]
     photos: tuple[Assigned, ...]
 
 
@@ -104,7 +106,7 @@ def make_split(
         DatasetError: there is nothing to compare: one individual only, nobody with two photos that are not
             near-duplicates, no photo that carries a time.
     """
-    reasons = _repeated(photos)
+    reasons = repeated_bytes(photos)
     usable = [place for place in range(len(photos)) if place not in reasons]
     by_individual: dict[str, list[int]] = defaultdict(list)
     for place in usable:
@@ -115,21 +117,32 @@ def make_split(
         roles = dict.fromkeys(usable, "both")
     else:
         roles = _divide(photos, groups, by_individual, protocol, np.random.default_rng(seed), enrolled, reasons)
-    _, members = np.unique(groups, return_counts=True)
-    several = members[groups] > 1
-    return Split(
-        protocol,
-        tuple(
-            Assigned(
-                photo.name,
-                photo.sha256,
-                photo.individual,
-                roles.get(place, "left out"),
-                int(groups[place]) if several[place] else None,
-                reasons.get(place, ""),
-            )
-            for place, photo in enumerate(photos)
-        ),
+    return Split(protocol, assign(photos, groups, roles, reasons))
+
+
+def assign(
+    photos: Sequence[LabelledPhoto], groups: NDArray[np.int64], roles: Mapping[int, Role], reasons: Mapping[int, str]
+) -> tuple[Assigned, ...]:
+    """Photos with their roles and reasons, given by place; one without a role is left out.
+
+    Args:
+        photos: the manifest.
+        groups: int64, (photos,), the group of near-duplicates of each; a group of one is not told.
+        roles: by place.
+        reasons: why photos are left out, by place.
+    """
+    _, numbers, members = np.unique(groups, return_inverse=True, return_counts=True)
+    several = members[numbers] > 1
+    return tuple(
+        Assigned(
+            photo.name,
+            photo.sha256,
+            photo.individual,
+            roles.get(place, "left out"),
+            int(groups[place]) if several[place] else None,
+            reasons.get(place, ""),
+        )
+        for place, photo in enumerate(photos)
     )
 
 
@@ -166,10 +179,10 @@ def _divide(
 ) -> dict[int, Role]:
     """Roles of the photos, without a leak; why a photo is left out is added to the reasons."""
     roles: dict[int, Role] = {}
-    shared = _groups_of_several(groups, by_individual)
+    shared = shared_groups(groups, by_individual)
     known = set(by_individual)
     if protocol == "open-set":
-        known = _draw_enrolled(_families(groups, by_individual, shared), len(by_individual), enrolled, rng)
+        known = _draw_enrolled(families_of(groups, by_individual, shared), len(by_individual), enrolled, rng)
     for individual, places in by_individual.items():
         if individual not in known:
             roles.update(dict.fromkeys(places, "stranger"))
@@ -192,7 +205,7 @@ def _divide(
     return roles
 
 
-def _repeated(photos: Sequence[LabelledPhoto]) -> dict[int, str]:
+def repeated_bytes(photos: Sequence[LabelledPhoto]) -> dict[int, str]:
     """Why photos are left out whose bytes occur more than once."""
     by_bytes: dict[str, list[int]] = defaultdict(list)
     for place, photo in enumerate(photos):
@@ -208,7 +221,7 @@ def _repeated(photos: Sequence[LabelledPhoto]) -> dict[int, str]:
     return reasons
 
 
-def _groups_of_several(groups: NDArray[np.int64], by_individual: Mapping[str, list[int]]) -> set[int]:
+def shared_groups(groups: NDArray[np.int64], by_individual: Mapping[str, list[int]]) -> set[int]:
     """Groups of near-duplicates that lie under several names."""
     owner: dict[int, str] = {}
     shared = set()
@@ -219,7 +232,7 @@ def _groups_of_several(groups: NDArray[np.int64], by_individual: Mapping[str, li
     return shared
 
 
-def _families(groups: NDArray[np.int64], by_individual: Mapping[str, list[int]], shared: set[int]) -> list[list[str]]:
+def families_of(groups: NDArray[np.int64], by_individual: Mapping[str, list[int]], shared: set[int]) -> list[list[str]]:
     """Individuals, together with those of whom they share near-duplicates: they are enrolled or strangers together."""
     names = list(by_individual)
     holders: dict[int, int] = {}

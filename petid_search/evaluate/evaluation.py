@@ -3,13 +3,13 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from petid_search.dataset.manifest import LabelledPhoto
+from petid_search.dataset.near_duplicates import NearDuplicates, near_duplicate_pairs, told_pairs
 from petid_search.dataset.split_file import (
     fit_split,
     leaks,
@@ -26,9 +26,6 @@ from petid_search.dataset.splits import (
     make_split,
     near_duplicate_groups,
 )
-from petid_search.dedup.duplicates import THRESHOLD
-from petid_search.dedup.pairs import find_pairs
-from petid_search.dedup.thumbnails import Picture, ThumbnailStore
 from petid_search.embed import Embedded, Unreadable, embed_photos
 from petid_search.errors import DatasetError, PhotoError
 from petid_search.evaluate.figures import (
@@ -45,25 +42,6 @@ from petid_search.evaluate.search import Found, Ranked, Sides, search
 from petid_search.evaluate.trained_on import Known, known, training_of
 from petid_search.index.rule import RULES, Rule
 from petid_search.models.runtime import Embedder
-
-NearDuplicates = Callable[[Sequence[LabelledPhoto]], NDArray[np.int64]]
-
-
-def near_duplicate_pairs(photos: Sequence[LabelledPhoto]) -> NDArray[np.int64]:
-    """Pairs of photos that are nearly the same picture, by SSIM, those of the same bytes among them.
-
-    Photos that cannot be read any more have no pairs.
-
-    Returns:
-        int64, (pairs, 2), places in `photos`.
-    """
-    with ThumbnailStore() as store:
-        read = store.read([photo.path for photo in photos])
-    places = np.array([place for place, one in enumerate(read) if isinstance(one, Picture)], np.int64)
-    if not len(places):
-        return np.empty((0, 2), np.int64)
-    found = find_pairs(np.stack([one.thumbnail for one in read if isinstance(one, Picture)]), THRESHOLD)
-    return np.stack([places[found.first], places[found.second]], axis=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +173,7 @@ def evaluate(
         names_readable = {photo.name for photo in readable}
         made = Split(given.protocol, tuple(one for one in used_photos(given).photos if one.photo in names_readable))
         refuse_lacking(made, [photo.name for photo in photos if photo.path in failed], split)
-        groups = near_duplicate_groups(len(readable), np.concatenate([pairs, _linked(made.photos)]))
+        groups = near_duplicate_groups(len(readable), np.concatenate([pairs, told_pairs(made.photos)]))
     # A split that petid has just made passes the same audit as any other.
     places = np.array([place for place, one in enumerate(made.photos) if one.role != "left out"], np.int64)
     used = used_photos(made)
@@ -210,12 +188,13 @@ def evaluate(
     weightings = _weightings(sides, strangers, len(names), replicates, seed)
     chosen = [RULES[name] for name in rules]
     of_photos = qualities([readable[p].path for p in places]) if any(rule.weighs_quality for rule in chosen) else None
+    pairs_only = used.protocol == "verification"
     results = []
     measured = tuple(readable[place] for place in places)
     for embedder, training, embedded in zip(embedders, trainings, vectors, strict=True):
         of_training = None if training is None else known(training, measured)
         found = search(embedded[kept][places], sides, chosen, weightings, qualities=of_photos)
-        results += _measure(embedder, of_training, found, used.protocol, sides, strangers, chosen, weightings)
+        results += _measure(embedder, of_training, found, pairs_only, sides, strangers, chosen, weightings)
     return Evaluation(
         made,
         measured,
@@ -233,13 +212,18 @@ def evaluate(
 def _given(file: Path, photos: Sequence[LabelledPhoto], protocol: Protocol | None) -> Split:
     """The split of a file, fitted to the folder; leaks that are seen without looking at photos are told at once."""
     split = read_split(file)
+    if split.protocol == "training":
+        raise DatasetError(
+            f"The split {file} says what a model is trained on, not who is searched for among whom: "
+            "leave out --split, or take the split.csv of a report of `petid evaluate`."
+        )
     if protocol is not None and protocol != split.protocol:
         raise DatasetError(f"The split {file} is one for {split.protocol}, not for {protocol}: leave out --protocol.")
     fitted = fit_split(split, photos, source=file)
     by_name = {photo.name: photo for photo in photos}
     used = used_photos(fitted)
     entries = [by_name[one.photo] for one in used.photos]
-    groups = near_duplicate_groups(len(entries), _linked(used.photos))
+    groups = near_duplicate_groups(len(entries), told_pairs(used.photos))
     refuse_leaks(leaks(used, entries, groups), file)
     check_comparable(_by_individual(used), groups)
     return fitted
@@ -270,15 +254,6 @@ def _embed(
                 fail(path, PhotoError(f"{path} changed while it was evaluated: evaluate again."))
         advance()
     return vectors
-
-
-def _linked(photos: Sequence[Assigned]) -> NDArray[np.int64]:
-    """Pairs of the photos that a split puts into one group of near-duplicates."""
-    groups: dict[int, list[int]] = defaultdict(list)
-    for place, one in enumerate(photos):
-        if one.group is not None:
-            groups[one.group].append(place)
-    return np.array([pair for places in groups.values() for pair in pairwise(places)], np.int64).reshape(-1, 2)
 
 
 def _with_failed(
@@ -319,7 +294,7 @@ def _measure(
     embedder: Embedder,
     of_training: Known | None,
     found: Found,
-    protocol: Protocol,
+    pairs_only: bool,
     sides: Sides,
     strangers: NDArray[np.bool_],
     rules: Sequence[Rule],
@@ -330,7 +305,7 @@ def _measure(
     for rule in rules:
         ranked = found.rules[rule.name]
         ranks = None
-        if protocol != "verification":
+        if not pairs_only:
             ranks = measure_ranks(found, ranked, sides.owners[sides.probes], strangers, weightings)
         figures = {**(ranks.figures if ranks else {}), **pairs.figures}
         thresholds = {**(ranks.thresholds if ranks else {}), **pairs.thresholds}

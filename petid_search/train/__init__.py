@@ -1,1 +1,1 @@
-"""Training: from a folder of photos to a model."""
+"""Training: photos of individuals to a model that tells them apart."""
