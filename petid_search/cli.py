@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from enum import StrEnum
@@ -19,11 +19,13 @@ from typer.core import TyperGroup
 
 from petid_search import __version__
 from petid_search.errors import CalibrationError, GalleryError, ModelError, PetidError
+from petid_search.train.options import given, with_training_options
 
 if TYPE_CHECKING:
     from petid_search.dedup.duplicates import Duplicates, Labelled
     from petid_search.index.gallery import Gallery
     from petid_search.models.runtime import Embedder
+    from petid_search.train.loop import Step
 
 T = TypeVar("T")
 _SHOW_PROGRESS_AFTER_S: Final = 2.0
@@ -637,6 +639,67 @@ def dedup(
 
 
 @app.command()
+@with_training_options
+def train(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="FOLDER", help="Photos, a sub-folder a class.", show_default=False, readable=False),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A recipe (TOML); other options change it.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where report and log go.", show_default="runs/NAME")
+    ] = None,
+    show_augmented: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Only draw photos as they are augmented.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    **options: Any,
+) -> None:
+    """Train a model on a folder's photos: a classifier, an embedding, or both. Run again, it goes on."""
+    from petid_search.train.config import make_config
+    from petid_search.train.recipe import read_recipe
+
+    base, notes = ({}, []) if recipe is None else read_recipe(recipe)
+    for note in notes:
+        _warn(note)
+    changed = given(options) if folder is None else {**given(options), "folder": str(folder)}
+    config = make_config({**base, **changed}, source="the command line" if recipe is None else str(recipe))
+    if show_augmented is not None:
+        from petid_search.train.samples import draw_samples
+
+        draw_samples(config, show_augmented)
+        _say(f"Drawn to {show_augmented}", quiet)
+        return
+    from petid_search.train.training import Watch, train
+
+    with _named_at_the_end() as problems, _training_bar(quiet) as (step, doing), _download_bar(quiet) as download:
+        trained = train(
+            config,
+            output=output,
+            watch=Watch(
+                problem=problems.append,
+                note=_warn,
+                step=step,
+                epoch=lambda entry: _say(_epoch_line(entry), quiet or as_json),
+                doing=doing,
+                download=download,
+            ),
+        )
+        report, name = trained.report, trained.bundle.card.name
+        if as_json:
+            _print_json({"model": name, "output": str(trained.output), **report["figures"]})
+        else:
+            figures = ", ".join(f"{key} {value:.4f}" for key, value in report["figures"].items())
+            _say(f"Model {name} is ready{f': {figures}' if figures else ''}.", quiet)
+            _say(f"Report, split and TensorBoard's log: {trained.output}", quiet)
+
+
+@app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of individuals' folders.", readable=False)],
     model: Annotated[
@@ -1022,6 +1085,42 @@ def _stages(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
             progress.update(tasks[what], advance=more, visible=is_long)
 
         yield advance
+
+
+@contextmanager
+def _training_bar(quiet: bool) -> "Iterator[tuple[Callable[[Step], None], Callable[[str, int, int], None]]]":
+    """What draws a training on stderr: the steps of the epoch under way with its loss, or what else is being done."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _: None, lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    above = sys.stdout.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=above) as bar:
+        task = bar.add_task("Getting ready", total=None)
+
+        def step(now: "Step") -> None:
+            measured = "  ".join(f"{name} {value:.4f}" for name, value in now.measured.items())
+            bar.update(
+                task,
+                description=f"Epoch {now.epoch}/{now.epochs}  {measured}",
+                completed=now.step,
+                total=now.steps,
+            )
+
+        def doing(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield step, doing
+
+
+def _epoch_line(entry: Mapping[str, Any]) -> str:
+    """An epoch in a line: its losses and what it measured."""
+    apart = ("epoch", "stage", "seconds", "learning_rate")
+    measured = "  ".join(f"{name} {value:.4f}" for name, value in entry.items() if name not in apart)
+    return f"epoch {entry['epoch']:3d}  {measured}  ({entry['seconds']:.1f} s)"
 
 
 @contextmanager

@@ -286,8 +286,12 @@ def write_bundle(
     return Bundle.open(folder)
 
 
-def load_keras(bundle: Bundle) -> "keras.Model":
+def load_keras(bundle: Bundle, *, size: int | None = None) -> "keras.Model":
     """Build the bundle's network again and give it its weights, for explaining or training on.
+
+    Args:
+        bundle: the model.
+        size: side of the square input, in pixels; by default the model's own.
 
     Returns:
         The model as heads.create_model makes it, with outputs `embedding`, `features` and, with a classifier, `scores`.
@@ -297,7 +301,7 @@ def load_keras(bundle: Bundle) -> "keras.Model":
     """
     card = bundle.card
     file = bundle.file(WEIGHTS)
-    backbone = create_backbone(card.backbone, size=card.input_size)
+    backbone = create_backbone(card.backbone, size=size or card.input_size)
     from petid_search.models.heads import create_model
 
     model = create_model(backbone, card.head, len(card.classes))

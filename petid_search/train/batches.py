@@ -88,6 +88,7 @@ class FeatureInputs:
         if not (file.exists() and told.exists() and told.read_text() == digest):
             told.unlink(missing_ok=True)
             try:
+                file.parent.mkdir(parents=True, exist_ok=True)
                 self._compute(file, photos, network, trained, advance)
             except OSError as error:
                 reason = os.strerror(error.errno) if error.errno else str(error)
@@ -153,7 +154,8 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
     def put(kind: str, value: Any) -> None:
         while not stopped.is_set():
             try:
-                return ready.put((kind, value), timeout=0.1)
+                ready.put((kind, value), timeout=0.1)
+                return
             except queue.Full:
                 continue
 

@@ -16,12 +16,13 @@ Freeze = str
 Pooling = Literal["avg", "max", "gem", "flatten"]
 Sampler = Literal["auto", "shuffled", "balanced", "p-k"]
 Schedule = Literal["constant", "cosine", "plateau"]
+Padding = Literal["reflect", "constant"]
 Precision = Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"]
 
 _FREEZE: Final = re.compile(r"none|all|(?:first|all-but-last)-\d{1,4}")
 
 
-def _option(help: str, default: Any = dataclasses.MISSING, **bounds: Any) -> Any:  # noqa: A002 - the word of Typer
+def _option(help: str, default: Any, **bounds: Any) -> Any:
     """A field with what `petid train --help` says of it, and the range of its numbers."""
     return field(default=default, metadata={"help": help, **bounds})
 
@@ -94,6 +95,8 @@ class TrainConfig:
     crop: float = _option("Augment: up to this share of the side cut off.", 0.0, min=0.0, max=0.9)
     erasing: float = _option("Augment: share of photos with a part erased.", 0.0, min=0.0, max=1.0)
 
+    padding: Padding = _option("What augmented photos show beyond their edge.", "reflect")
+
     split: str | None = _option("A split to use, as a training wrote it.", None)
     hold_out_individuals: float | None = _option(
         "Share of the individuals never trained on; 0.2 where the embedding learns.", None, min=0.0, max=0.9
@@ -102,7 +105,9 @@ class TrainConfig:
         "Share of a class's photos to validate on; 0.2 where a classifier learns from scores.", None, min=0.0, max=0.9
     )
     least_photos: int = _option("Leave out individuals with fewer photos.", 1, min=1)
-    monitor: str = _option("Stop and keep the best by this: auto, mAP, rank_1, val_accuracy, val_loss, one of metrics, or none.", "auto")
+    monitor: str = _option(
+        "Stop and keep the best by this: auto, mAP, rank_1, val_accuracy, val_loss, one of metrics, or none.", "auto"
+    )
     patience: int | None = _option("Stop after so many epochs without a better one; by default never.", None, min=1)
     seed: int = _option("Of everything drawn.", 0, min=0)
     precision: Precision = _option("Of the arithmetic; auto takes mixed_float16 on a GPU.", "auto")

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petid_search.errors import RecipeError
-from petid_search.models.heads import copy_weights
 from petid_search.train.batches import Inputs, ahead
 from petid_search.train.checkpoint import Checkpoint, Standing, Weights
 from petid_search.train.config import Stage, TrainConfig
@@ -75,7 +74,7 @@ class StageRun:
         self._model, self._part, self._inputs = model, part, inputs
         self._labels, self._draw, self._before, self._kept = labels, draw, before, kept
         self._classes = classes
-        self._training = compile_for(objective, part, classes)
+        self._training = compile_for(objective, part)
         self._training.optimizer.build(self._training.trainable_variables)
         wanted = {name: one for name, one in part.output.items() if name in ("embedding", "scores")}
         taken = None if objective.classifier is None else objective.classifier.takes
@@ -127,8 +126,7 @@ class StageRun:
             standing.epoch = epoch + 1
             best = self._judge(standing, entry, best)
             epoch_done(entry, lambda kept=best: self._checkpoint(standing, kept))  # type: ignore[misc]
-        if self._part is not self._model:
-            copy_weights(self._part, self._model)
+        self._bring_home()
         return best
 
     def _train_epoch(
@@ -200,8 +198,7 @@ class StageRun:
             raise RecipeError(f"monitor is {monitor!r}, which is not measured here; there are {', '.join(measured)}.")
         if is_better(entry[monitor], standing.best, monitor):
             standing.best, standing.best_epoch, standing.waited = entry[monitor], entry["epoch"], 0
-            if self._part is not self._model:
-                copy_weights(self._part, self._model)
+            self._bring_home()
             return [np.array(one) for one in self._model.get_weights()]
         standing.waited += 1
         plateau = max(2, (self._config.patience or 10) // 2)
@@ -218,7 +215,13 @@ class StageRun:
         return "val_accuracy" if len(self._kept.validation) and self._objective.classifier is not None else None
 
     def _checkpoint(self, standing: Standing, best: Weights) -> Checkpoint:
-        if self._part is not self._model:
-            copy_weights(self._part, self._model)
+        self._bring_home()
         optimizer = [np.array(one) for one in self._training.optimizer.variables]
         return Checkpoint(standing, self._model.get_weights(), optimizer, best)
+
+    def _bring_home(self) -> None:
+        """Give the whole model the weights of the part that was trained."""
+        from petid_search.models.heads import copy_weights
+
+        if self._part is not self._model:
+            copy_weights(self._part, self._model)

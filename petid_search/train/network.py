@@ -1,4 +1,4 @@
-"""The network that a training starts from: a backbone with weights, or a model to go on from; and where those are from."""
+"""The network that a training starts from: a backbone with weights, or a model to go on from; and their origin."""
 
 import hashlib
 from collections.abc import Callable

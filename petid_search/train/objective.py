@@ -105,13 +105,12 @@ def _head(config: TrainConfig, kind: LossKind | None) -> Head:
     return Head(pooling=pooling, projection=config.projection, classifier=classifier)
 
 
-def compile_for(objective: Objective, model: "keras.Model", classes: int) -> "keras.Model":
+def compile_for(objective: Objective, model: "keras.Model") -> "keras.Model":
     """Make of a model with a head one that can be trained by the objective.
 
     Args:
         objective: the losses.
         model: from heads.create_model or heads.create_head; its layers are shared, not copied.
-        classes: of the classifier.
 
     Returns:
         A compiled model with the outputs `embedding` where a metric loss takes it, and `scores` or `cosines`; its

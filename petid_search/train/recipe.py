@@ -17,14 +17,14 @@ _ORIGIN: Final = (
 """What the configurable trainer's JSON may hold."""
 
 
-def read_recipe(file: Path) -> tuple[TrainConfig, list[str]]:
-    """Read a recipe; relative paths in it start from its own folder.
+def read_recipe(file: Path) -> tuple[dict[str, Any], list[str]]:
+    """Read a recipe as plain values, for make_config; relative paths in it start from its own folder.
 
     Args:
         file: `*.toml` with the words of TrainConfig, or `*.json` as the configurable trainer's.
 
     Returns:
-        the config, and what of the file has no meaning here, a sentence each.
+        the values by their words, every one right, and what of the file has no meaning here, a sentence each.
 
     Raises:
         RecipeError: the file cannot be read or holds an unknown word or a wrong value; the nearest right one is named.
@@ -40,7 +40,7 @@ def read_recipe(file: Path) -> tuple[TrainConfig, list[str]]:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"The recipe {file} is not TOML ({error}): mend that place.") from None
-    return make_config(values, source=str(file), folder=file.parent), []
+    return make_config(values, source=str(file), folder=file.parent).to_json(), []
 
 
 def write_recipe(config: TrainConfig, file: Path) -> None:
@@ -52,7 +52,7 @@ def write_recipe(config: TrainConfig, file: Path) -> None:
     file.write_text(tomli_w.dumps(config.to_json()), encoding="utf-8")
 
 
-def _from_origin(text: str, file: Path) -> tuple[TrainConfig, list[str]]:
+def _from_origin(text: str, file: Path) -> tuple[dict[str, Any], list[str]]:
     """Translate the configurable trainer's words: its `name` is a network of Keras, its `loss_type` the loss."""
     try:
         values = json.loads(text)
@@ -65,7 +65,9 @@ def _from_origin(text: str, file: Path) -> tuple[TrainConfig, list[str]]:
             raise RecipeError(f"{file} has an unknown word {key!r}. {nearest(key, list(_ORIGIN))}")
     notes = []
     if values.get("include_top"):
-        notes.append("include_top is true: the network's own top knows ImageNet's classes; a new classifier stands there.")
+        notes.append(
+            "include_top is true: the network's own top knows ImageNet's classes; a new classifier stands there."
+        )
     if "verbose" in values:
         notes.append("verbose has no meaning here: --quiet hides the progress bar.")
     translated: dict[str, Any] = {
@@ -80,7 +82,7 @@ def _from_origin(text: str, file: Path) -> tuple[TrainConfig, list[str]]:
         translated["dropout"] = values["dropout"]
     if "activation" in values:
         translated["output_activation"] = values["activation"]
-    return make_config(translated, source=str(file), folder=file.parent), notes
+    return make_config(translated, source=str(file), folder=file.parent).to_json(), notes
 
 
 def _backbone_of(name: object, file: Path) -> str:

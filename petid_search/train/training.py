@@ -1,4 +1,4 @@
-"""The whole of a training: photos, split, network, stages, report, and the bundle at the end; taken up where it stopped."""
+"""The whole of a training, from photos to report and bundle; broken off, it is taken up where it stopped."""
 
 import hashlib
 import json
@@ -18,9 +18,10 @@ from petid_search.dataset.splits import Split
 from petid_search.dataset.training_split import make_training_split, read_training_split
 from petid_search.errors import DatasetError, PhotoError, RecipeError
 from petid_search.images import FIT, SPLIT_FILE
+from petid_search.models.backbones import create_backbone, import_keras
 from petid_search.models.bundle import Bundle, write_bundle
 from petid_search.models.home import check_new_name, models_home
-from petid_search.train.augment import Augmenter, augmentation_of
+from petid_search.train.augment import Augmentation, Augmenter
 from petid_search.train.batches import FeatureInputs, Inputs, PhotoInputs
 from petid_search.train.checkpoint import Checkpoint, Standing, Weights, load, save
 from petid_search.train.config import Stage, TrainConfig
@@ -32,11 +33,12 @@ from petid_search.train.photos import DecodedPhotos
 from petid_search.train.recipe import write_recipe
 from petid_search.train.report import Classified, write_report
 from petid_search.train.sampling import balanced, few_photos, p_k, shuffled
-from petid_search.train.tensorboard import TensorBoardLog
 from petid_search.train.validation import Kept
 
 if TYPE_CHECKING:
     import keras
+
+    from petid_search.train.tensorboard import TensorBoardLog
 
 RECIPE_FILE: Final = "recipe.toml"
 _CHECKPOINT: Final = "checkpoint.npz"
@@ -245,8 +247,6 @@ def _gathered(
 
 def _seeded(config: TrainConfig) -> None:
     """Have everything drawn by the seed, and every sum taken in the same order."""
-    from petid_search.models.backbones import import_keras
-
     keras = import_keras()
     import tensorflow
 
@@ -278,7 +278,7 @@ class _Run:
         self.model = create_model(start.network, objective.head, self.classes)
         _inherit(start, self.model, material.classes)
         augmentation = augmentation_of(config)
-        augmenter = None if augmentation is None else Augmenter(augmentation, material.decoded.size)
+        augmenter = Augmenter(augmentation, material.decoded.size) if augmentation != Augmentation() else None
         self.photos = PhotoInputs(material.decoded, augmenter)
         self.augmented = augmenter is not None
         self.standing = Standing()
@@ -293,6 +293,8 @@ class _Run:
 
     def through_all_stages(self, checkpoint: Checkpoint | None) -> Weights:
         """Train stage by stage; the weights of the best epoch, or the last ones where nothing is monitored."""
+        from petid_search.train.tensorboard import TensorBoardLog
+
         best: Weights = []
         optimizer: Weights = []
         if checkpoint is not None:
@@ -321,7 +323,7 @@ class _Run:
                 )
         return best or [np.array(one) for one in self.model.get_weights()]
 
-    def _epoch_done(self, entry: dict[str, Any], made: Callable[[], Checkpoint], log: TensorBoardLog) -> None:
+    def _epoch_done(self, entry: dict[str, Any], made: Callable[[], Checkpoint], log: "TensorBoardLog") -> None:
         self.watch.epoch(entry)
         log.epoch(entry)
         last = self.standing.epoch == self.config.plan[self.standing.stage].epochs
@@ -436,6 +438,8 @@ class _Run:
 
     def _log(self, stage: StageRun) -> None:
         """Precision-recall curves and the projector, of the best weights."""
+        from petid_search.train.tensorboard import TensorBoardLog
+
         kept, material = self.material.kept, self.material
         epoch = len(self.standing.history)
         with TensorBoardLog(self.output / "tensorboard", first_epoch=epoch + 1) as log:
@@ -454,7 +458,6 @@ class _Run:
     def _write_bundle(self, name: str, figures: Mapping[str, float]) -> Bundle:
         import keras
 
-        from petid_search.models.backbones import create_backbone
         from petid_search.models.heads import create_model
 
         model = self.model
@@ -493,6 +496,21 @@ class _Run:
         )
 
 
+def augmentation_of(config: TrainConfig) -> Augmentation:
+    """How a config varies its photos."""
+    return Augmentation(
+        rotation=config.rotation,
+        shift=config.shift,
+        flip=config.flip,
+        zoom=(config.zoom[0], config.zoom[1]) if config.zoom else 0.0,
+        crop=config.crop,
+        colour=config.colour,
+        blur=config.blur,
+        erasing=config.erasing,
+        padding=config.padding,
+    )
+
+
 def _thumbnails(decoded: DecodedPhotos, places: NDArray[np.int64]) -> NDArray[np.uint8]:
     step = max(1, decoded.size // 48)
     parts = (decoded.images(places[at : at + 64])[:, ::step, ::step] for at in range(0, len(places), 64))
@@ -500,7 +518,7 @@ def _thumbnails(decoded: DecodedPhotos, places: NDArray[np.int64]) -> NDArray[np
 
 
 def _inherit(start: Start, model: "keras.Model", classes: tuple[str, ...]) -> None:
-    """Give a new head what fits of the head of the model that is gone on from; its classifier where the classes are the same."""
+    """Give a new head what fits of the model that is gone on from; its classifier only where the classes are the same."""
     if start.model is None:
         return
     own = {layer.name: layer for layer in start.model.layers if layer.weights}
