@@ -15,13 +15,14 @@ SHARED = Path(__file__).parents[2] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared photos and weights are not here")
 
 
-def write_small_model(folder: Path, name: str, *, seed: int, projection=None, classifier=None, classes=(), split=None):
+def write_small_model(folder: Path, name: str, *, seed: int, projection=None, classes=(), split=None):
     """A real bundle, made the real way, of a network small enough for every test.
 
-    One strided convolution and a sine: random Fourier features, whose mean tells apart what colours a coat has.
+    One strided convolution and a sine: random Fourier features, whose mean tells apart what colours a coat has. Classes
+    are individuals by their numbers: its classifier compares with the mean embedding of three images of each.
     """
     from petid_search.images import FIT
-    from petid_search.models.architecture import Head
+    from petid_search.models.architecture import Classifier, Head
     from petid_search.models.backbones import import_keras
     from petid_search.models.bundle import write_bundle
 
@@ -35,9 +36,13 @@ def write_small_model(folder: Path, name: str, *, seed: int, projection=None, cl
     backbone = keras.Model(pixels, convolution(scaled))
     convolution.set_weights([rng.normal(0, 0.2, (8, 8, 3, 48)), rng.uniform(0, 2 * np.pi, 48)])
     keras.utils.set_random_seed(seed)
-    head = Head(projection=projection, classifier=classifier)
+    head = Head(projection=projection, classifier=Classifier(kind="cosine") if classes else None)
     about = {"backbone": "small", "fit": FIT, "origin": "drawn", "licence": "CC0-1.0", "data": "none"}
     model = create_model(backbone, head, len(classes))
+    if classes:
+        images = [np.stack([draw_animal(int(one), 500 + photo, 32) for photo in range(3)]) for one in classes]
+        means = [np.mean(model(those.astype(np.float32))["embedding"], axis=0) for those in images]
+        model.get_layer("cosines").set_weights([np.stack(means, axis=1)])
     return write_bundle(model, folder / name, name=name, head=head, classes=classes, split=split, **about)
 
 
@@ -56,6 +61,31 @@ def home(models_folder, monkeypatch) -> Path:
     monkeypatch.setenv("PETID_HOME", str(models_folder))
     monkeypatch.delenv("PETID_GALLERY", raising=False)
     return models_folder
+
+
+@pytest.fixture(scope="session")
+def classifier_folder(tmp_path_factory) -> Path:
+    """A PETID_HOME with `small`, and `five`, whose classifier knows individuals 4 to 8, that nobody may change."""
+    home = tmp_path_factory.mktemp("home")
+    write_small_model(home / "models", "small", seed=1)
+    write_small_model(home / "models", "five", seed=1, classes=("4", "5", "6", "7", "8"))
+    return home
+
+
+@pytest.fixture
+def classifier_home(home, classifier_folder, monkeypatch) -> Path:
+    """PETID_HOME is the one with the models `small` and `five`."""
+    monkeypatch.setenv("PETID_HOME", str(classifier_folder))
+    return classifier_folder
+
+
+@pytest.fixture
+def five(classifier_home):
+    """The embedder of `five`, which has a classifier."""
+    from petid_search.models.home import open_model
+    from petid_search.models.runtime import Embedder
+
+    return Embedder(open_model("five"))
 
 
 @pytest.fixture

@@ -102,7 +102,20 @@ def answers(done: subprocess.CompletedProcess[str]) -> list[dict]:
 
 def test_the_commands_are_those_of_the_documentation():
     assert [" ".join(words) for words in COMMANDS] == [
-        *("enroll", "identify", "verify", "explain", "list", "show", "rename", "merge", "remove", "undo", "purge"),
+        *(
+            "enroll",
+            "identify",
+            "classify",
+            "verify",
+            "explain",
+            "list",
+            "show",
+            "rename",
+            "merge",
+            "remove",
+            "undo",
+            "purge",
+        ),
         *("embed", "reindex", "calibrate", "dedup", "evaluate", "check"),
         *("models add", "models backbones", "models list", "models show", "models remove", "models"),
     ]

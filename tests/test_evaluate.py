@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import draw_animal
+from conftest import draw_animal, write_small_model
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -25,14 +25,17 @@ from petid_search.dataset.manifest import read_manifest
 from petid_search.dataset.near_duplicates import near_duplicate_pairs
 from petid_search.dataset.split_file import write_split
 from petid_search.dataset.splits import PROTOCOLS
-from petid_search.errors import DatasetError, LeakError
+from petid_search.errors import DatasetError, LeakError, ModelError
 from petid_search.evaluate import Figure, evaluate, write_report
 from petid_search.evaluate.figures import difference, draw_individuals, measure_pairs, measure_ranks
-from petid_search.evaluate.page import meaning
+from petid_search.evaluate.page import meaning, warnings
 from petid_search.evaluate.quality import sharpness
 from petid_search.evaluate.report import output_folder
 from petid_search.evaluate.search import BINS, Sides, search
+from petid_search.evaluate.trained_on import Known
 from petid_search.index.rule import BEST, MEDOIDS, RULES
+from petid_search.models.bundle import Bundle
+from petid_search.models.runtime import Embedder
 
 IDENTIFICATION = [
     *("rank_1", "rank_5", "rank_10", "mAP", "mINP", "fnir@fpir=0.01", "dir@fpir=0.01", "fnir@fpir=0.1", "dir@fpir=0.1"),
@@ -492,6 +495,47 @@ def test_what_too_few_strangers_cannot_tell_is_left_out_with_the_reason(embedder
     assert "NaN" not in text
     assert "Infinity" not in text
     assert json.loads(text) == report
+
+
+def test_photos_that_a_model_was_trained_on_are_counted_and_warned_of(embedder, take_photos, tmp_path, petid, home):
+    folder = take_photos(6, 3)
+    photos = read_manifest(folder)
+    roles = {"0": "train", "1": "train", "2": "validation", "3": "held out"}
+    rows = [(one.name, one.sha256, one.individual, roles[one.individual]) for one in photos if one.individual in roles]
+    rows += [("far/away.jpg", "00", "Rex", "train")]
+    split = tmp_path / "trained.csv"
+    split.write_text("\n".join(["photo,sha256,individual,role", *map(",".join, rows), ""]))
+    trained = Embedder(write_small_model(tmp_path / "home" / "models", "trained", seed=1, split=split))
+    shutil.rmtree(folder / "1")  # its photos are not measured, nor is it
+    (folder / "0" / "0.png").rename(folder / "5" / "other-name.png")
+    photos = read_manifest(folder)
+    done = evaluate(photos, [trained, embedder], rules=["best-photo", "mean"], replicates=5)
+    assert [result.known for result in done.results] == [Known(3, 1)] * 2 + [None] * 2
+    report = write_report(done, folder, tmp_path / "report")
+    assert report["trained_on"] == report["compared"][1]["trained_on"] == {"photos": 3, "individuals": 1}
+    assert report["compared"][2]["trained_on"] is None
+    said = "Model trained was trained on 3 of the 15 photos measured, and on 1 of their 5 individuals"
+    assert (tmp_path / "report" / "report.html").read_text().count(said) == 1
+    told = petid("evaluate", folder, "--output", "told", PETID_HOME=str(tmp_path / "home"))
+    assert (told.returncode, told.stderr.count(said), len(told.stderr.splitlines())) == (0, 1, 1)
+    # A folder of which it has seen nothing is passed over in silence.
+    shutil.rmtree(folder)
+    fresh = evaluate(read_manifest(take_photos(4, 3, first=20)), [trained], replicates=5)
+    assert fresh.results[0].known == Known(0, 0)
+    assert list(warnings(fresh)) == []
+
+
+def test_a_damaged_split_of_the_training_is_refused_before_embedding(tmp_path, take_photos):
+    split = tmp_path / "trained.csv"
+    split.write_text("photo,sha256,individual,role\n")
+    bundle = write_small_model(tmp_path / "models", "trained", seed=1, split=split)
+    bundle.file("split.csv").write_text("photo,sha256,individual,role\na,b,c,train\n")
+    embedded = []
+    with pytest.raises(ModelError, match=r"split\.csv is damaged"):
+        evaluate(
+            read_manifest(take_photos(3, 3)), [Embedder(Bundle.open(bundle.folder))], advance=lambda: embedded.append(1)
+        )
+    assert embedded == []
 
 
 def test_one_individual_is_not_enough(embedder, take_photos):

@@ -93,6 +93,13 @@ def test_anybody_can_be_named_in_place_of_the_runner_up(filled, embedder, take_p
         explain(take_photo(7, 99), filled, embedder, against="nobody")
 
 
+def test_whoever_is_named_has_the_classifiers_score_too(gallery, five, take_photos, take_photo):
+    list(enroll(gallery, plan_enrolment([take_photos(10, 2)]).photos, five))
+    best, asked = explain(take_photo(7, 99), gallery, five, against="4").candidates
+    assert (best.individual, asked.individual) == ("7", "4")
+    assert 0 <= asked.classifier_score < best.classifier_score <= 1
+
+
 def test_the_picture_shows_probe_and_candidates_beside_their_maps(filled, embedder, take_photo):
     probe = take_photo(7, 99)
     explanation = explain(probe, filled, embedder)

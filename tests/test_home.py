@@ -65,6 +65,15 @@ def test_a_model_is_added_from_a_file_of_weights(small, weights):
     assert embeddings.shape == (1, 1280)
 
 
+def test_a_model_may_pool_by_the_generalised_mean(models, weights):
+    bundle = home.add_model("gem", backbone="mobilenetv2", weights=weights, size=SIZE, pooling="gem")
+    embedder = Embedder(bundle)
+    embeddings, features = embedder.features(np.full((1, SIZE, SIZE, 3), 99, np.uint8))
+    pooled = np.cbrt((np.maximum(features, 1e-6) ** 3).mean((1, 2)))
+    np.testing.assert_allclose(embeddings, pooled / np.linalg.norm(pooled), atol=1e-5)
+    assert embedder.pooling == "gem"
+
+
 def test_models_live_in_petid_home_and_else_in_the_data_folder_of_the_platform(monkeypatch, tmp_path):
     import platformdirs
 
@@ -150,6 +159,9 @@ def test_what_is_no_model_is_not_listed(small):
 def test_a_name_that_is_taken_is_refused_before_any_work(small, tmp_path):
     with pytest.raises(ModelError, match="petid models remove small"):
         home.add_model("small", backbone="mobilenetv2", weights=tmp_path / "nothing.h5")
+    with pytest.raises(ModelError, match="petid models remove small"):
+        home.check_new_name("small")
+    home.check_new_name("another")
     assert home.open_model("small")
 
 

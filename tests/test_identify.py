@@ -1,6 +1,7 @@
 """Who is on a photo, end to end: photos, a real model, a gallery on disk."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -156,6 +157,28 @@ def test_an_answer_is_plain_json(filled, embedder, take_photo):
     said = json.loads(json.dumps(answer.to_json()))
     assert list(said)[:7] == ["photo", "decision", "individual", "similarity", "probability", "threshold", "fpir"]
     assert said["candidates"][0]["classifier_score"] is None
+
+
+def test_the_classifiers_score_stands_beside_candidates_that_it_knows(gallery, five, take_photos, take_photo):
+    from petid_search.images import open_image
+
+    list(enroll(gallery, plan_enrolment([take_photos(10, 2)]).photos, five))
+    probe = take_photo(6, 99)
+    answer = next(identify([probe], gallery, five, top=10))
+    scores = dict(zip(five.classes, five.scores(open_image(probe, 32)[None])[0].tolist(), strict=True))
+    assert {one.individual: one.classifier_score for one in answer.candidates} == pytest.approx(
+        {str(individual): scores.get(str(individual)) for individual in range(10)}, abs=1e-6
+    )
+    gallery.rename("6", "Rex")  # whom the classifier does not know by this name
+    renamed = next(identify([probe], gallery, five))
+    assert (renamed.candidates[0].individual, renamed.candidates[0].classifier_score) == ("Rex", None)
+
+
+def test_identify_prints_the_classifiers_score_where_there_is_one(gallery, five, petid, take_photos, take_photo):
+    list(enroll(gallery, plan_enrolment([take_photos(6, 2)]).photos, five))
+    done = petid("identify", take_photo(5, 99), "--gallery", gallery.folder, "--top", 6)
+    told = {re.search(r"  (\d)  [(/]", line)[1]: "  (classifier " in line for line in done.stdout.splitlines()[1:]}
+    assert told == {"0": False, "1": False, "2": False, "3": False, "4": True, "5": True}
 
 
 def test_two_photos_of_one_animal_verify_and_two_of_two_do_not(filled, embedder, take_photo):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from petid_search.errors import ModelError
+from petid_search.images import open_image
 from petid_search.models.architecture import Head
 from petid_search.models.backbones import create_backbone, import_keras
 from petid_search.models.bundle import Bundle, write_bundle
@@ -149,3 +150,35 @@ def test_without_onnx_runtime_the_way_to_install_it_is_told(bundle, photos, monk
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as Python marks a module that cannot be imported
     with pytest.raises(ModelError, match=r"petid-search\[cpu\]"):
         Embedder(bundle).embed(photos[:1])
+
+
+def test_scores_come_with_the_embedding_in_one_run(five, take_photo):
+    images = np.stack([open_image(take_photo(individual), 32) for individual in (4, 5, 20)])
+    embeddings, scores = five.embed_and_score(images)
+    np.testing.assert_allclose(embeddings, five.embed(images), atol=1e-6)
+    np.testing.assert_allclose(scores, five.scores(images), atol=1e-6)
+    assert (scores.dtype, scores.shape) == (np.float32, (3, 5))
+    assert five.scores(images[:0]).shape == (0, 5)
+
+
+def test_a_model_without_a_classifier_has_no_scores(embedder, photos):
+    assert embedder.classes == ()
+    embeddings, scores = embedder.embed_and_score(photos)
+    np.testing.assert_allclose(embeddings, embedder.embed(photos), atol=1e-6)
+    assert scores.shape == (12, 0)
+    with pytest.raises(ModelError, match="petid train FOLDER"):
+        embedder.scores(photos)
+
+
+def test_one_thread_scores_as_several_do(five, take_photo):
+    images = np.stack([open_image(take_photo(individual), 32) for individual in range(7)])
+    alone = Embedder(five.bundle, threads=1)
+    for several, one in zip(five.embed_and_score(images), alone.embed_and_score(images), strict=True):
+        np.testing.assert_allclose(several, one, atol=1e-5)
+
+
+def test_a_score_that_is_no_number_is_refused(five, take_photo):
+    broken = open_image(take_photo(4), 32)[None].astype(np.float32)
+    broken[0, 3, 3] = np.nan
+    with pytest.raises(ModelError, match="not finite"):
+        five.scores(broken)
