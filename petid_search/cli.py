@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from petid_search import __version__
-from petid_search.errors import CalibrationError, GalleryError, ModelError, PetidError
+from petid_search.errors import CalibrationError, GalleryError, ModelError, PetidError, PhotoError
 from petid_search.train.options import given, with_training_options
 
 if TYPE_CHECKING:
@@ -889,6 +889,46 @@ def models_show(name: str) -> None:
     from petid_search.models.home import open_model
 
     _print_json(asdict(open_model(name).card), indent=2)
+
+
+@models_app.command("export")
+def models_export(
+    name: str,
+    output: Annotated[Path, typer.Option(help="Where to: a folder for saved-model, else a file.", show_default=False)],
+    kind: Annotated[
+        Literal["saved-model", "litert", "litert-int8"], typer.Option("--format", help="What for.", show_default=False)
+    ],
+    photos: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Photos to check it on, as the model is for; int8 needs some.", readable=False
+        ),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a model for TensorFlow or LiteRT, checked against Keras on photos; PATH.json says what goes in and out."""
+    from petid_search.images import find_photos
+    from petid_search.models import export
+    from petid_search.models.home import open_model
+
+    bundle = open_model(name)
+    with _named_at_the_end() as problems:
+        paths = [] if photos is None else list(find_photos(photos, problems.append))
+        if photos is not None and not paths:
+            raise PhotoError(f"There is no photo in {photos}: name a folder that holds some.")
+        if not paths and kind != "litert-int8":
+            _warn("Without --photos, it is checked on drawn images only.")
+        told = export.export_model(bundle, kind, output, paths, problems.append)
+        check = told["check"]
+        if kind == "litert-int8" and check["photos"] + told["calibrating_photos"] < export.ENOUGH_PHOTOS:
+            _warn(f"So few photos set ranges badly and check little: {export.ENOUGH_PHOTOS} are better.")
+        alike = "" if check["same_class"] is None else f", the same class for {check['same_class']:.1%}"
+        _say(f"{output}: {told['bytes'] / 1e6:.1f} MB.", quiet)
+        _say(
+            f"Against Keras on {check['photos']} {'drawn images' if check['drawn'] else 'photos'}: "
+            f"cosine {check['cosine_mean']:.4f}, at least {check['cosine_min']:.4f}{alike}.",
+            quiet,
+        )
 
 
 @models_app.command("remove")

@@ -305,7 +305,7 @@ def import_keras() -> Any:
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with contextlib.nullcontext() if "tensorflow" in sys.modules else _silent_stderr():
+    with contextlib.nullcontext() if "tensorflow" in sys.modules else silent_stderr():
         import keras
 
     if keras.backend.backend() != "tensorflow":
@@ -320,7 +320,7 @@ def import_keras() -> Any:
 
 
 @contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
+def silent_stderr() -> Iterator[None]:
     """Send file descriptor 2 nowhere: TensorFlow's C++ side speaks before its log level can be set."""
     sys.stderr.flush()
     kept = os.dup(2)

@@ -58,7 +58,7 @@ class FeatureInputs:
         file: where they are, or will be.
         photos: inputs that the network would have taken.
         network: from those to features, (n, …).
-        count: photos there are.
+        places: int64, of all photos that are passed through.
         trained: places of those that are trained on; only they have variants.
         variants: of each, the photo itself being the first.
         key: of what the features depend on beside that; a file made for another is made again.
@@ -74,16 +74,20 @@ class FeatureInputs:
         photos: Inputs,
         network: Callable[[NDArray[np.float32]], NDArray[np.float32]],
         *,
-        count: int,
+        places: NDArray[np.int64],
         trained: NDArray[np.int64],
         variants: int,
         key: object,
         advance: Callable[[int, int], object],
     ) -> None:
-        self._row = np.zeros(count, np.int64)
-        self._row[trained] = np.arange(len(trained))
-        self._count, self._trained, self._variants = count, len(trained), variants
-        digest = hashlib.sha256(json.dumps([key, count, trained.tolist(), variants]).encode()).hexdigest()
+        # Where in the file each photo's own features stand, and each variant's, counted from the first of that variant.
+        self._own = np.zeros(int(places.max()) + 1, np.int64)
+        self._own[places] = np.arange(len(places))
+        self._varied = np.zeros_like(self._own)
+        self._varied[trained] = np.arange(len(trained))
+        self._places, self._trained, self._variants = places, len(trained), variants
+        told_of = [key, places.tolist(), trained.tolist(), variants]
+        digest = hashlib.sha256(json.dumps(told_of).encode()).hexdigest()
         told = file.with_suffix(".json")
         if not (file.exists() and told.exists() and told.read_text() == digest):
             told.unlink(missing_ok=True)
@@ -107,12 +111,12 @@ class FeatureInputs:
         advance: Callable[[int, int], object],
     ) -> None:
         """Features of all photos, then variant by variant of those trained on; memory holds one batch."""
-        total = self._count + (self._variants - 1) * len(trained)
+        total = len(self._places) + (self._variants - 1) * len(trained)
         out: Any = None
 
         def jobs() -> Iterator[tuple[NDArray[np.int64], int]]:
             for variant in range(self._variants):
-                places = trained if variant else np.arange(self._count)
+                places = trained if variant else self._places
                 for first in range(0, len(places), _CHUNK):
                     yield places[first : first + _CHUNK], variant
 
@@ -133,17 +137,17 @@ class FeatureInputs:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one photo's features."""
-        return self._features.shape[1:]
+        return tuple(self._features.shape[1:])
 
     def training(self, places: NDArray[np.int64], seed: tuple[int, ...]) -> NDArray[np.float32]:
         """One of the variants of each photo, drawn by the seed."""
         variant = np.random.default_rng(seed).integers(0, self._variants, len(places))
-        varied = self._count + (variant - 1) * self._trained + self._row[places]
-        return np.asarray(self._features[np.where(variant == 0, places, varied)])
+        varied = len(self._places) + (variant - 1) * self._trained + self._varied[places]
+        return np.asarray(self._features[np.where(variant == 0, self._own[places], varied)])
 
     def plain(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
         """The photos' own features."""
-        return np.asarray(self._features[places])
+        return np.asarray(self._features[self._own[places]])
 
 
 def ahead(items: Iterable[T]) -> Iterator[T]:

@@ -39,6 +39,7 @@ class DecodedPhotos:
         advance: told how many more photos are done.
 
     Attributes:
+        size: side of the images, in pixels.
         usable: bool, (n,): whether each photo could be decoded.
 
     Raises:
@@ -58,6 +59,7 @@ class DecodedPhotos:
             raise DatasetError("There is no photo to decode: name a folder that holds some.")
         pixels, marks, sidecar = (folder / f"decoded.{suffix}" for suffix in ("npy", "done", "json"))
         about = {"format": _FORMAT, "size": size, "fit": FIT, "sha256": [photo.sha256 for photo in photos]}
+        self.size = size
         shape = (len(photos), size, size, 3)
         with _said_in_a_line(folder, int(np.prod(shape))):
             folder.mkdir(parents=True, exist_ok=True)

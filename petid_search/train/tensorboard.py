@@ -135,8 +135,7 @@ class TensorBoardLog:
         curves = {"all classes (micro)": (is_class.ravel(), scores.ravel())}
         curves |= {f"class/{_tag(names[place])}": (is_class[:, place], scores[:, place]) for place in largest}
         for tag, (right, score) in curves.items():
-            # Softmax in float32 may end a rounding above 1, for which there is no bucket.
-            summary = pr_curve_plugin.pb(tag, right, np.clip(score, 0.0, 1.0))
+            summary = pr_curve_plugin.pb(tag, right, score)
             self._add("validation", summary_pb2.Summary.FromString(summary.SerializeToString()), epoch)
 
     def image(self, name: str, picture: NDArray[np.uint8] | bytes, epoch: int, *, run: str = "train") -> None:

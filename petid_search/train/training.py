@@ -89,7 +89,7 @@ class _Material:
 
     Attributes:
         split: what each photo is for.
-        photos: those used, in the order of the split.
+        photos: those of the split that are used, in its order, some of which may turn out unreadable.
         decoded: their pixels.
         classes: names of the individuals trained on, sorted; a class number is a place here.
         labels: int64, (photos,), class numbers; -1 for individuals that are held out.
@@ -225,24 +225,28 @@ def _gathered(
     split: Split, photos: list[LabelledPhoto], groups: NDArray[np.int64], cache: Path, size: int, watch: Watch
 ) -> _Material:
     """Decode the photos, and number the individuals."""
-    decoded = DecodedPhotos(
-        cache, photos, size, problem=watch.problem, advance=lambda done, total: watch.doing("Decoding", done, total)
-    )
-    used = [photos[place] for place in decoded.places]
-    groups = groups[decoded.places]
+    done = 0
+
+    def advance(more: int) -> None:
+        nonlocal done
+        done += more
+        watch.doing("Decoding", done, len(photos))
+
+    decoded = DecodedPhotos(photos, size, cache, problem=watch.problem, advance=advance)
     assigned = {one.photo: one for one in split.photos}
-    roles = np.array([assigned[photo.name].role for photo in used])
-    individuals = [assigned[photo.name].individual for photo in used]
-    classes = tuple(sorted({one for one, role in zip(individuals, roles, strict=True) if role == "train"}))
+    individuals = [assigned[photo.name].individual for photo in photos]
+    roles = np.array([assigned[photo.name].role for photo in photos])
+    roles[~decoded.usable] = "left out"
+    trained, validation, held_out = (np.flatnonzero(roles == role) for role in ("train", "validation", "held out"))
+    classes = tuple(sorted({individuals[place] for place in trained}))
     if len(classes) < 2:
         raise DatasetError(f"There is nothing to tell apart: {len(classes)} individual is left to train on.")
     number = {name: place for place, name in enumerate(classes)}
     labels = np.array([number.get(one, -1) for one in individuals], np.int64)
-    validation = np.flatnonzero((roles == "validation") & (labels >= 0))
-    held_out = np.flatnonzero(roles == "held out")
+    validation = validation[labels[validation] >= 0]
     _, owners = np.unique([individuals[place] for place in held_out], return_inverse=True)
     kept = Kept(validation, labels[validation], held_out, owners.astype(np.int64), groups[held_out])
-    return _Material(split, used, decoded, classes, labels, np.flatnonzero(roles == "train"), kept)
+    return _Material(split, photos, decoded, classes, labels, trained, kept)
 
 
 def _seeded(config: TrainConfig) -> None:
@@ -371,7 +375,7 @@ class _Run:
             self.output / "cache" / f"features-{number + 1}.npy",
             self.photos,
             network.predict_on_batch,
-            count=len(self.material.photos),
+            places=np.flatnonzero(self.material.decoded.usable),
             trained=self.material.trained,
             variants=self.config.variants if self.augmented else 1,
             key=[self.config.to_json(), [photo.sha256 for photo in self.material.photos]],
