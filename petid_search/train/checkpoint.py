@@ -62,7 +62,9 @@ def save(checkpoint: Checkpoint, file: Path) -> None:
         DatasetError: the disk is full or may not be written.
     """
     parts = {"weights": checkpoint.weights, "optimizer": checkpoint.optimizer, "best": checkpoint.best}
-    arrays: dict[str, Any] = {f"{part}-{number}": one for part, those in parts.items() for number, one in enumerate(those)}
+    arrays: dict[str, Any] = {
+        f"{part}-{number}": one for part, those in parts.items() for number, one in enumerate(those)
+    }
     arrays["standing"] = np.array(json.dumps(asdict(checkpoint.standing)))
     partial = file.with_suffix(".partial")
     try:

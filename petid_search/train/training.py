@@ -522,7 +522,7 @@ def _thumbnails(decoded: DecodedPhotos, places: NDArray[np.int64]) -> NDArray[np
 
 
 def _inherit(start: Start, model: "keras.Model", classes: tuple[str, ...]) -> None:
-    """Give a new head what fits of the model that is gone on from; its classifier only where the classes are the same."""
+    """Give a new head what fits of the model gone on from; its classifier only where the classes are the same."""
     if start.model is None:
         return
     own = {layer.name: layer for layer in start.model.layers if layer.weights}
