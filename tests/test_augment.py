@@ -121,6 +121,23 @@ def test_a_rotation_turns_about_the_centre_and_no_further_than_asked():
     assert min(angles) == pytest.approx(-30, abs=3)
 
 
+def test_a_photo_that_is_turned_and_mirrored_keeps_its_shape():
+    points = np.zeros((60, 65, 65, 3), np.uint8)
+    points[:, 32, 50, 0] = points[:, 44, 32, 1] = 255  # to the right, and below
+    crossed = []
+    for image in vary(points, rotation=180, flip=True):
+        rows, columns = np.indices(image.shape[:2])
+        right, below = (
+            np.array([(place * image[..., c]).sum() / image[..., c].sum() - 32 for place in (columns, rows)])
+            for c in (0, 1)
+        )
+        assert np.hypot(*right) == pytest.approx(18, abs=0.3)
+        assert np.hypot(*below) == pytest.approx(12, abs=0.3)
+        assert right @ below == pytest.approx(0, abs=6)
+        crossed.append(float(np.sign(right[0] * below[1] - right[1] * below[0])))
+    assert 15 < crossed.count(-1.0) < 45, "about half are mirrored"
+
+
 def test_a_zoom_magnifies_between_its_ends_even_strong_ones():
     square = np.zeros((150, 64, 64, 3), np.uint8)
     square[:, 24:40, 24:40] = 255

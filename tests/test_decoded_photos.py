@@ -1,6 +1,7 @@
 """Decoded photos: the same pixels as decoding gives, made once, and finished after whatever interrupted it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -160,6 +161,35 @@ except PetidError as error:
         "DatasetError No space is left for the decoded photos, 1 MB in cache: free some and run again.\n"
     )
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_disk_that_is_too_small_is_known_before_anything_is_decoded(photos, tmp_path):
+    code = """
+try:
+    DecodedPhotos(photos, 24, Path("disk/cache"), advance=print)
+except PetidError as error:
+    print(error)
+print(os.listdir("disk/cache"))
+"""
+    (tmp_path / "disk").mkdir()
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        pytest.skip("without unshare no disk can be filled")
+    # The disk is there for this shell and its child only, and goes with them.
+    script = 'mount -t tmpfs -o size=90k petid-test disk || exit 42; "$@"'
+    done = subprocess.run(
+        [unshare, "--map-root-user", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", MAKE + code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if done.returncode == 42 or done.stderr.startswith("unshare:"):
+        pytest.skip("no small disk can be mounted here")
+    assert done.stdout == (
+        "No space is left for the decoded photos, 1 MB in disk/cache: free some and run again.\n[]\n"
+    ), done.stderr
 
 
 def test_a_disk_that_fills_up_on_the_way_keeps_what_is_done(photos, tmp_path):
