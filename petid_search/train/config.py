@@ -108,7 +108,7 @@ class TrainConfig:
     )
     least_photos: int = _option("Leave out individuals with fewer photos.", 1, min=1)
     monitor: str = _option(
-        "Stop and keep the best by this: auto, mAP, rank_1, val_accuracy, val_loss, one of metrics, or none.", "auto"
+        "Stop and keep the best by this: auto, mAP, rank_1, val_accuracy, val_loss, val_ and a metric, or none.", "auto"
     )
     patience: int | None = _option("Stop after so many epochs without a better one; by default never.", None, min=1)
     seed: int = _option("Of everything drawn.", 0, min=0, max=2**32 - 1)
