@@ -647,7 +647,11 @@ def train(
     ] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A recipe (TOML); other options change it.", show_default=False),
+        typer.Option(
+            metavar="FILE",
+            help="A recipe, TOML or the trainer's JSON; other options change it.",
+            show_default=False,
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where report and log go.", show_default="runs/NAME")
@@ -668,7 +672,8 @@ def train(
     for note in notes:
         _warn(note)
     changed = given(options) if folder is None else {**given(options), "folder": str(folder)}
-    config = make_config({**base, **changed}, source="the command line" if recipe is None else str(recipe))
+    # The recipe was found right by itself: what is wrong now, an option has brought.
+    config = make_config({**base, **changed}, source="the command line")
     if show_augmented is not None:
         from petid_search.train.samples import draw_samples
 

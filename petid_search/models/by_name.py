@@ -182,7 +182,7 @@ def loss_kind(name: str) -> LossKind:
     )
 
 
-def find_loss(name: str, **parameters: Any) -> "keras.losses.Loss":
+def find_loss(name: str, /, **parameters: Any) -> "keras.losses.Loss":
     """Make a loss.
 
     Args:
@@ -204,7 +204,7 @@ def find_loss(name: str, **parameters: Any) -> "keras.losses.Loss":
 
 
 def find_optimizer(
-    name: str, learning_rate: "float | keras.optimizers.schedules.LearningRateSchedule", **parameters: Any
+    name: str, learning_rate: "float | keras.optimizers.schedules.LearningRateSchedule", /, **parameters: Any
 ) -> "keras.optimizers.Optimizer":
     """Make an optimiser.
 
@@ -235,7 +235,7 @@ def metric_kind(name: str) -> MetricKind:
     return MetricKind(found, "numbers" if found in _NUMBERS_METRICS else "one-hot")
 
 
-def find_metric(name: str, *, classes: int | None = None, **parameters: Any) -> "keras.metrics.Metric":
+def find_metric(name: str, /, *, classes: int | None = None, **parameters: Any) -> "keras.metrics.Metric":
     """Make a metric, to be given labels as its `metric_kind` says, and scores.
 
     `accuracy` is the share of photos whose true class has the highest score, `crossentropy` the categorical one, as

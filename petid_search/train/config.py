@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+import sys
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,6 +21,7 @@ Padding = Literal["reflect", "constant"]
 Precision = Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"]
 
 _FREEZE: Final = re.compile(r"none|all|(?:first|all-but-last)-\d{1,4}")
+_OF_A_STAGE: Final = ("epochs", "freeze")
 
 
 def _option(help: str, default: Any, **bounds: Any) -> Any:
@@ -72,7 +74,7 @@ class TrainConfig:
     metric_loss: str = _option("Of the embedding: triplet-semi-hard, triplet-hard, supcon …, or none.", "none")
     metric_weight: float = _option("Weight of the embedding's loss beside the classifier's.", 1.0, min=0.0)
     optimizer: str = _option("Any of Keras.", "adam")
-    learning_rate: float = _option("Its highest learning rate.", 1e-3, min=0.0)
+    learning_rate: float = _option("Its highest learning rate, where a stage names none.", 1e-3, min=0.0)
     schedule: Schedule = _option("How the learning rate goes on from there.", "cosine")
     warmup: float = _option("Share of a stage's steps in which the learning rate rises.", 0.05, min=0.0, max=0.9)
     metrics: tuple[str, ...] = _option("Keras metrics to follow on validation photos, beside petid's own.", ())
@@ -106,22 +108,25 @@ class TrainConfig:
     )
     least_photos: int = _option("Leave out individuals with fewer photos.", 1, min=1)
     monitor: str = _option(
-        "Stop and keep the best by this: auto, mAP, rank_1, val_accuracy, val_loss, one of metrics, or none.", "auto"
+        "Stop and keep the best by this: auto, mAP, rank_1, val_accuracy, val_loss, val_ and a metric, or none.", "auto"
     )
     patience: int | None = _option("Stop after so many epochs without a better one; by default never.", None, min=1)
-    seed: int = _option("Of everything drawn.", 0, min=0)
+    seed: int = _option("Of everything drawn.", 0, min=0, max=2**32 - 1)
     precision: Precision = _option("Of the arithmetic; auto takes mixed_float16 on a GPU.", "auto")
 
     def __post_init__(self) -> None:
         for one in dataclasses.fields(self):
             _check_range(one, getattr(self, one.name))
+            if self.stages and one.name in _OF_A_STAGE and getattr(self, one.name) != one.default:
+                raise RecipeError(_stages_have(one.name))
         for freeze in (self.freeze, *(stage.freeze for stage in self.stages)):
             if not _FREEZE.fullmatch(freeze):
                 raise RecipeError(
                     f"freeze is none, all, first-N or all-but-last-N with a number for N; it is {freeze!r}."
                 )
         for stage in self.stages:
-            if stage.epochs < 1 or (stage.learning_rate is not None and not stage.learning_rate > 0):
+            rate = stage.learning_rate
+            if stage.epochs < 1 or (rate is not None and not 0 < rate < math.inf):
                 raise RecipeError("A stage needs 1 epoch or more, and a learning-rate over 0 if any.")
         if self.loss == "none" and self.metric_loss == "none":
             raise RecipeError("There is no loss to train with: name a loss or a metric-loss.")
@@ -174,6 +179,10 @@ def make_config(values: dict[str, Any], *, source: str = "the recipe", folder: P
             given[name] = _converted(key, value, hints[name], source)
         if folder is not None and name in ("folder", "split", "weights") and given[name] is not None:
             given[name] = _placed(name, given[name], folder)
+    for name in _OF_A_STAGE:
+        # An epochs that equals its default cannot be told from none afterwards.
+        if given.get("stages") and name in given:
+            raise RecipeError(f"{source}: {_stages_have(name)}")
     try:
         return TrainConfig(**given)
     except RecipeError as error:
@@ -181,9 +190,14 @@ def make_config(values: dict[str, Any], *, source: str = "the recipe", folder: P
 
 
 def nearest(received: str, known: list[str]) -> str:
-    """Which of the known words is meant, as a sentence."""
-    close = get_close_matches(received.lower().replace("_", "-"), known, 1, 0.5)
-    return f"Did you mean {close[0]!r}?" if close else f"Expected one of: {', '.join(known)}."
+    """Which of the known words is meant, as a sentence; case, `_` and `-` do not count."""
+    by_key = {_key(one): one for one in known}
+    close = get_close_matches(_key(received), by_key, 1, 0.5)
+    return f"Did you mean {by_key[close[0]]!r}?" if close else f"Expected one of: {', '.join(known)}."
+
+
+def _key(text: str) -> str:
+    return text.lower().replace("_", "-")
 
 
 def parse_call(text: str) -> tuple[str, dict[str, Any]]:
@@ -192,7 +206,7 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]]:
     Raises:
         RecipeError: it is not of that form.
     """
-    found = re.fullmatch(r"\s*([\w.-]+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
+    found = re.fullmatch(r"\s*([\w.-]+)\s*(?:\(([^()]*)\))?\s*", text)
     if found is None:
         raise RecipeError(f"{text!r} is not a name, or a name with parameters in brackets as in 'sgd(momentum=0.9)'.")
     parameters: dict[str, Any] = {}
@@ -200,6 +214,8 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]]:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not key.isidentifier():
             raise RecipeError(f"In {text!r}, {part!r} is not a parameter: write it as key=value.")
+        if key in parameters:
+            raise RecipeError(f"In {text!r}, {key} is given twice: leave one out.")
         parameters[key] = _value(value)
     return found[1], parameters
 
@@ -232,14 +248,25 @@ def _placed(name: str, value: str, folder: Path) -> str:
     return str(folder / Path(value).expanduser())
 
 
+def _stages_have(name: str) -> str:
+    return f"Each of the stages has epochs and freeze of its own: leave out {name}, or the stages."
+
+
+def limits(one: "dataclasses.Field[Any]") -> str | None:
+    """What range a field's numbers have, in words; None where they have none."""
+    least, most = one.metadata.get("min"), one.metadata.get("max")
+    if least is None:
+        return None
+    return f"{least} or more" if most is None else f"between {least} and {most}"
+
+
 def _check_range(one: "dataclasses.Field[Any]", value: Any) -> None:
     least, most = one.metadata.get("min"), one.metadata.get("max")
     for number in value if isinstance(value, tuple) else (value,):
         if least is None or number is None:
             continue
-        if not math.isfinite(number) or number < least or (most is not None and number > most):
-            limits = f"{least} or more" if most is None else f"between {least} and {most}"
-            raise RecipeError(f"{word(one.name)} must be {limits}; it is {number}.")
+        if not least <= number <= (sys.float_info.max if most is None else most):
+            raise RecipeError(f"{word(one.name)} must be {limits(one)}; it is {number}.")
 
 
 def _list(key: str, value: Any, source: str) -> list[Any]:

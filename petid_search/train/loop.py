@@ -176,8 +176,9 @@ class StageRun:
         if len(kept.validation) and self._objective.classifier is not None:
             answers = self.answer(kept.validation)
             measured["val_loss"] = loss_of(self._objective, answers, kept.labels, self._classes)
+            followed = follow(self._objective, answers["scores"], kept.labels)
+            measured.update({f"val_{name}": value for name, value in followed.items()})
             measured["val_accuracy"] = accuracy(answers["scores"], kept.labels)
-            measured.update(follow(self._objective, answers["scores"], kept.labels))
         if len(kept.held_out):
             measured.update(retrieval(self.answer(kept.held_out)["embedding"], kept))
         return measured

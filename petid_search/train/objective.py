@@ -1,7 +1,7 @@
 """What is made small: the losses of a config, the head that they need, and the step that follows their gradient."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from petid_search.train.config import TrainConfig, parse_call
 
 if TYPE_CHECKING:
     import keras
+
+_ANY_CLASSES: Final = 2
+"""With as many, metrics are made to see whether they can be, before the photos are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,10 @@ def make_objective(config: TrainConfig) -> Objective:
         if one != "none":
             _find_loss(one)
     _optimizer(config)
+    if config.metrics and classifier is None:
+        raise RecipeError("metrics are of a classifier's scores: name a loss for it, or leave out metrics.")
     for one in config.metrics:
-        metric_kind(parse_call(one)[0])
+        _find_metric(one, _ANY_CLASSES)
     find_activation(config.activation)
     return Objective(config, _head(config, classifier), classifier, metric)
 
@@ -171,9 +176,8 @@ def follow(objective: Objective, scores: NDArray[np.float32], labels: NDArray[np
     """The Keras metrics that a config names, of scores, float32, (n, classes), and class numbers, (n,)."""
     values = {}
     for text in objective.config.metrics:
-        name, parameters = parse_call(text)
-        kind = metric_kind(name)
-        metric = find_metric(name, classes=scores.shape[1], **parameters)
+        kind = metric_kind(parse_call(text)[0])
+        metric = _find_metric(text, scores.shape[1])
         for first in range(0, len(labels), 1024):
             part = slice(first, first + 1024)
             rows = labels[part] if kind.labels == "numbers" else one_hot(labels[part], scores.shape[1])
@@ -187,8 +191,17 @@ def _find_loss(text: str) -> "keras.losses.Loss":
     return find_loss(name, **parameters)
 
 
+def _find_metric(text: str, classes: int) -> "keras.metrics.Metric":
+    name, parameters = parse_call(text)
+    if "classes" in parameters:
+        raise RecipeError(f"In {text!r}, leave out classes: the photos tell how many there are.")
+    return find_metric(name, classes=classes, **parameters)
+
+
 def _optimizer(config: TrainConfig) -> "keras.optimizers.Optimizer":
     name, parameters = parse_call(config.optimizer)
+    if "learning_rate" in parameters:
+        raise RecipeError(f"In {config.optimizer!r}, leave out learning_rate: it has a word of its own, learning-rate.")
     return find_optimizer(name, config.learning_rate, **parameters)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from petid_search.errors import RecipeError
-from petid_search.train.config import TrainConfig, word
+from petid_search.train.config import TrainConfig, limits, word
 
 _NOT_OPTIONS = ("folder", "stages")
 """The folder is an argument; stages are a list of tables, which only a recipe can hold."""
@@ -50,18 +50,19 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 
 def _annotation(one: "dataclasses.Field[Any]", hint: Any) -> Any:
     kind = next((part for part in get_args(hint) if part is not type(None)), hint) if _optional(hint) else hint
-    limits = {key: one.metadata[key] for key in ("min", "max") if key in one.metadata}
     names = [f"--{word(one.name)}"]
-    if get_origin(kind) is tuple:
-        kind, limits = str, {}
+    help, bounds = one.metadata["help"], {}
+    if kind is int or kind is float:
+        bounds = {key: one.metadata[key] for key in ("min", "max") if key in one.metadata}
     elif kind is bool:
         names = [f"--{word(one.name)}/--no-{word(one.name)}"]
-    if kind is not int and kind is not float:
-        limits = {}
+    elif get_origin(kind) is tuple:
+        kind = str  # Typer would have the option repeated for each item; its bounds can only be told
+        help += f" Each {limits(one)}." if limits(one) else ""
     shown: Any = False
     if one.default not in (None, (), False, dataclasses.MISSING):
         shown = str(one.default)
-    return Annotated[kind | None, typer.Option(*names, help=one.metadata["help"], show_default=shown, **limits)]
+    return Annotated[kind | None, typer.Option(*names, help=help, show_default=shown, **bounds)]
 
 
 def _optional(hint: Any) -> bool:

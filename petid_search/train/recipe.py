@@ -63,6 +63,7 @@ def _from_origin(text: str, file: Path) -> tuple[dict[str, Any], list[str]]:
     for key in values:
         if key not in _ORIGIN:
             raise RecipeError(f"{file} has an unknown word {key!r}. {nearest(key, list(_ORIGIN))}")
+    values = {key: value for key, value in values.items() if value is not None}
     notes = []
     if values.get("include_top"):
         notes.append(
@@ -74,9 +75,13 @@ def _from_origin(text: str, file: Path) -> tuple[dict[str, Any], list[str]]:
         "backbone": _backbone_of(values.get("name", "MobileNetV2"), file),
         "loss": values.get("loss_type", "categorical_crossentropy"),
         "freeze": "all",
+        # Keras's fit, which that trainer called, leaves the learning rate as it is.
+        "schedule": "constant",
+        "warmup": 0.0,
     }
     if save_path := values.get("model_save_path"):
         translated["name"] = Path(str(save_path)).stem
+        notes.append(f"model_save_path gives the model its name, {translated['name']}: petid keeps models in its home.")
     translated.update({key: values[key] for key in ("optimizer", "epochs", "batch_size", "metrics") if key in values})
     if "dropout" in values:
         translated["dropout"] = values["dropout"]
@@ -86,12 +91,13 @@ def _from_origin(text: str, file: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def _backbone_of(name: object, file: Path) -> str:
-    """The registry's name of a network that Keras calls `MobileNetV2`, `ResNet50V2` or `resnet_v2.ResNet50V2`."""
+    """The registry's name of a network that Keras calls `MobileNetV2` or `mobilenet_v2.MobileNetV2`."""
     from petid_search.models.backbones import BACKBONES
 
+    of_keras = {one.constructor.lower(): one for one in BACKBONES.values() if one.family == "keras"}
     wanted = str(name).rsplit(".", 1)[-1].lower()
-    for backbone in BACKBONES.values():
-        if wanted in (backbone.name, str(backbone.constructor).lower()):
-            return backbone.name
-    known = [one.constructor for one in BACKBONES.values() if isinstance(one.constructor, str)]
-    raise RecipeError(f"{file} names the network {name!r}. {nearest(str(name), known)}")
+    found = of_keras.get(wanted) or BACKBONES.get(wanted)
+    if found is None:
+        near = nearest(str(name), [one.constructor for one in of_keras.values()])
+        raise RecipeError(f"{file} names the network {name!r}, which petid does not have. {near}")
+    return found.name

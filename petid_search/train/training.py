@@ -17,7 +17,7 @@ from petid_search.dataset.near_duplicates import near_duplicate_pairs
 from petid_search.dataset.splits import Split
 from petid_search.dataset.training_split import make_training_split, read_training_split
 from petid_search.errors import DatasetError, PhotoError, RecipeError
-from petid_search.images import FIT, SPLIT_FILE
+from petid_search.images import FIT, REPORT_FILE, SPLIT_FILE
 from petid_search.models.backbones import create_backbone, import_keras
 from petid_search.models.bundle import Bundle, write_bundle
 from petid_search.models.home import check_new_name, models_home
@@ -171,20 +171,24 @@ def _completed(config: TrainConfig, objective: Objective) -> TrainConfig:
 
 
 def _claim(output: Path, config: TrainConfig) -> bool:
-    """Make the output's folder this training's; whether it is already, and the training goes on."""
+    """Make the output's folder this training's; whether it is already, and the training goes on.
+
+    Another training is in nobody's way if it stopped before its first checkpoint, as by a wrong name of weights.
+    """
     file = output / RECIPE_FILE
     try:
         output.mkdir(parents=True, exist_ok=True)
         fresh = output / f".{RECIPE_FILE}"
         write_recipe(config, fresh)
-        if file.exists():
-            same = file.read_bytes() == fresh.read_bytes()
+        begun = (output / _CHECKPOINT).exists()
+        if begun or (output / REPORT_FILE).exists():
+            same = file.exists() and file.read_bytes() == fresh.read_bytes()
             fresh.unlink()
             if not same:
                 raise DatasetError(
-                    f"{output} holds another training (see {file}): name another --output or --name, or delete it."
+                    f"{output} holds another training or report: name another --output or --name, or delete it."
                 )
-            return (output / SPLIT_FILE).exists()
+            return begun
         fresh.replace(file)
     except OSError as error:
         raise _unwritable(output, error) from error
