@@ -66,7 +66,8 @@ def save(checkpoint: Checkpoint, file: Path) -> None:
     partial = file.with_suffix(".partial")
     try:
         with partial.open("wb") as stream:
-            np.savez(stream, standing=np.array(json.dumps(asdict(checkpoint.standing))), **arrays)
+            arrays["standing"] = np.array(json.dumps(asdict(checkpoint.standing)))
+            np.savez(stream, allow_pickle=False, **arrays)
         sync(partial)
         partial.replace(file)
     except OSError as error:
@@ -89,6 +90,8 @@ def load(file: Path) -> Checkpoint:
             for part, those in parts.items():
                 while f"{part}-{len(those)}" in arrays.files:
                     those.append(arrays[f"{part}-{len(those)}"])
+            if 1 + sum(map(len, parts.values())) != len(arrays.files):
+                raise ValueError("arrays are missing")
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise DatasetError(f"{file} is damaged: delete it to begin the training again.") from error
     return Checkpoint(standing, **parts)
