@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from petid_search.dataset import read_manifest
 from petid_search.errors import DatasetError, PhotoError, RecipeError
@@ -30,7 +31,7 @@ def draw_samples(config: TrainConfig, file: Path) -> None:
     known = BACKBONES.get(config.backbone)
     own = known.size if known is not None else open_model(config.backbone).card.input_size
     size = config.size or own
-    images = []
+    images: list[NDArray[np.uint8]] = []
     for place in np.random.default_rng(config.seed).permutation(len(manifest)):
         if len(images) < _PHOTOS:
             try:
