@@ -61,6 +61,7 @@ class FeatureInputs:
         places: int64, of all photos that are passed through.
         trained: places of those that are trained on; only they have variants.
         variants: of each, the photo itself being the first.
+        seed: of the variants.
         key: of what the features depend on beside that; a file made for another is made again.
         advance: told of each photo or variant that is done, and how many there are.
 
@@ -77,6 +78,7 @@ class FeatureInputs:
         places: NDArray[np.int64],
         trained: NDArray[np.int64],
         variants: int,
+        seed: int,
         key: object,
         advance: Callable[[int, int], object],
     ) -> None:
@@ -86,7 +88,8 @@ class FeatureInputs:
         self._varied = np.zeros_like(self._own)
         self._varied[trained] = np.arange(len(trained))
         self._places, self._trained, self._variants = places, len(trained), variants
-        told_of = [key, places.tolist(), trained.tolist(), variants]
+        self._seed = seed
+        told_of = [key, places.tolist(), trained.tolist(), variants, seed]
         digest = hashlib.sha256(json.dumps(told_of).encode()).hexdigest()
         told = file.with_suffix(".json")
         if not (file.exists() and told.exists() and told.read_text() == digest):
@@ -94,12 +97,12 @@ class FeatureInputs:
             try:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 self._compute(file, photos, network, trained, advance)
+                told.write_text(digest)
             except OSError as error:
                 reason = os.strerror(error.errno) if error.errno else str(error)
                 raise DatasetError(
                     f"The features cannot be written to {file} ({reason}): make room, or name another --output."
                 ) from error
-            told.write_text(digest)
         self._features = np.load(file, mmap_mode="r")
 
     def _compute(
@@ -112,7 +115,6 @@ class FeatureInputs:
     ) -> None:
         """Features of all photos, then variant by variant of those trained on; memory holds one batch."""
         total = len(self._places) + (self._variants - 1) * len(trained)
-        out: Any = None
 
         def jobs() -> Iterator[tuple[NDArray[np.int64], int]]:
             for variant in range(self._variants):
@@ -122,22 +124,28 @@ class FeatureInputs:
 
         def read(job: tuple[NDArray[np.int64], int]) -> NDArray[np.float32]:
             places, variant = job
-            return photos.training(places, (variant, int(places[0]))) if variant else photos.plain(places)
+            seed = (self._seed, variant, int(places[0]))
+            return photos.training(places, seed) if variant else photos.plain(places)
 
         done = 0
-        for images in ahead(map(read, jobs())):
-            features = network(images)
-            if out is None:
-                out = np.lib.format.open_memmap(file, "w+", np.float32, (total, *features.shape[1:]))
-            out[done : done + len(features)] = features
-            done += len(features)
-            advance(done, total)
-        out.flush()
+        # Written in a row, not mapped into memory: of a full disk, a mapping tells by killing the process.
+        with file.open("wb") as out:
+            for images in ahead(map(read, jobs())):
+                features = np.asarray(network(images), "<f4")
+                if not done:
+                    header = {"descr": "<f4", "fortran_order": False, "shape": (total, *features.shape[1:])}
+                    np.lib.format.write_array_header_1_0(out, header)
+                out.write(features.tobytes())
+                done += len(features)
+                advance(done, total)
+            out.flush()
+            os.fsync(out.fileno())
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one photo's features."""
-        return tuple(self._features.shape[1:])
+        shape: tuple[int, ...] = self._features.shape[1:]
+        return shape
 
     def training(self, places: NDArray[np.int64], seed: tuple[int, ...]) -> NDArray[np.float32]:
         """One of the variants of each photo, drawn by the seed."""

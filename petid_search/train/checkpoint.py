@@ -69,7 +69,7 @@ def save(checkpoint: Checkpoint, file: Path) -> None:
     partial = file.with_suffix(".partial")
     try:
         with partial.open("wb") as stream:
-            np.savez(stream, **arrays)
+            np.savez(stream, allow_pickle=False, **arrays)
         sync(partial)
         partial.replace(file)
     except OSError as error:
@@ -92,6 +92,8 @@ def load(file: Path) -> Checkpoint:
             for part, those in parts.items():
                 while f"{part}-{len(those)}" in arrays.files:
                     those.append(arrays[f"{part}-{len(those)}"])
+            if 1 + sum(map(len, parts.values())) != len(arrays.files):
+                raise ValueError("arrays are missing")
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise DatasetError(f"{file} is damaged: delete it to begin the training again.") from error
     return Checkpoint(standing, **parts)

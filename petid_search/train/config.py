@@ -62,8 +62,10 @@ class TrainConfig:
         "Its weights: a FILE, `download`, or `random`; by default downloaded, or the model's own.", None
     )
     size: int | None = _option("Side of the input in pixels; by default the network's own.", None, min=32)
-    pooling: Pooling = _option("From feature map to vector.", "avg")
-    projection: int | None = _option("Numbers of the embedding; by default as many as the pooled vector.", None, min=2)
+    pooling: Pooling | None = _option("From feature map to vector; by default avg, or the model's own.", None)
+    projection: int | None = _option(
+        "Numbers of the embedding; by default as many as the pooled vector, or as the model's own.", None, min=2
+    )
     dense: tuple[int, ...] = _option("Dense layers before a softmax classifier.", (), min=1)
     activation: str = _option("Of the dense layers.", "relu")
     dropout: float = _option("Share of the dense layers' numbers dropped.", 0.0, min=0.0, max=0.95)

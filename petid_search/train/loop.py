@@ -51,6 +51,7 @@ class StageRun:
         before: epochs of the stages before, as they are planned.
         kept: what is measured after each epoch.
         classes: of the classifier.
+        strategy: TensorFlow's, in whose scope the models were made: which devices a batch is shared out among.
     """
 
     def __init__(
@@ -67,19 +68,22 @@ class StageRun:
         before: int,
         kept: Kept,
         classes: int,
+        strategy: Any,
     ) -> None:
         import keras
 
         self._config, self._objective, self._stage = config, objective, stage
         self._model, self._part, self._inputs = model, part, inputs
         self._labels, self._draw, self._before, self._kept = labels, draw, before, kept
-        self._classes = classes
-        self._training = compile_for(objective, part)
-        self._training.optimizer.build(self._training.trainable_variables)
+        self._classes, self._strategy = classes, strategy
+        with strategy.scope():
+            self._training = compile_for(objective, part, replicas=strategy.num_replicas_in_sync)
+            self._training.optimizer.build(self._training.trainable_variables)
         wanted = {name: one for name, one in part.output.items() if name in ("embedding", "scores")}
         taken = None if objective.classifier is None else objective.classifier.takes
         if taken == "cosines":
             wanted["cosines"] = part.get_layer("cosines").output
+        # Outside of the strategy's scope: within, every device would answer for the whole batch.
         self._answering = keras.Model(part.input, wanted)
         self._randomness = [one.seed_generator for one in part.layers if hasattr(one, "seed_generator")]
 
@@ -141,8 +145,8 @@ class StageRun:
         peak = self._stage.learning_rate or self._config.learning_rate
         total = self._stage.epochs * steps
         rate = peak
-        losses: dict[str, float] = {}
-        self._training.reset_metrics()
+        means: dict[str, float] = {}
+        photos = 0
         for step, (inputs, wanted) in enumerate(ahead(self._batches(number, drawn_photos))):
             rate = learning_rate(
                 epoch * steps + step,
@@ -153,14 +157,42 @@ class StageRun:
                 reduced=standing.reduced,
             )
             self._training.optimizer.learning_rate = rate
-            logs = self._training.train_on_batch(inputs, wanted, return_dict=True)
-            losses = {name: float(value) for name, value in logs.items()}
+            losses = self._train_step(inputs, wanted)
             if not np.isfinite(losses["loss"]):
                 raise RecipeError(
                     f"The loss is {losses['loss']} in epoch {len(standing.history) + 1}: take a lower learning-rate."
                 )
-            step_done(Step(epoch + 1, self._stage.epochs, step + 1, steps, losses))
-        return rate, losses
+            photos += len(inputs)
+            for name, value in losses.items():
+                means[name] = means.get(name, 0.0) + (value - means.get(name, 0.0)) * len(inputs) / photos
+            step_done(Step(epoch + 1, self._stage.epochs, step + 1, steps, dict(means)))
+        return rate, means
+
+    def _train_step(self, inputs: NDArray[np.float32], wanted: dict[str, NDArray[Any]]) -> dict[str, float]:
+        """Follow the gradient of a batch; its losses."""
+        replicas = self._strategy.num_replicas_in_sync
+        if replicas == 1:
+            logs = self._training.train_on_batch(inputs, wanted, return_dict=True)
+        else:
+            # Keras's train_on_batch would give each device the whole batch. The shares are equal, as it is their mean
+            # gradient that is followed: the first photos come twice where the batch cannot be divided.
+            if self._training.train_function is None:
+                self._training.test_on_batch(inputs, wanted)  # which builds what measures
+                self._training.make_train_function()
+            shares = np.resize(np.arange(len(inputs)), (replicas, -(-len(inputs) // replicas)))
+            batch = (self._shared(inputs, shares), {name: self._shared(one, shares) for name, one in wanted.items()})
+            self._training.reset_metrics()
+            logs = self._training.train_function(iter([(*batch, None)]))
+        return {name: float(value) for name, value in logs.items()}
+
+    def _shared(self, values: NDArray[Any], shares: NDArray[np.int64]) -> Any:
+        """To each device its share of a batch."""
+        import tensorflow
+
+        def share(context: Any) -> Any:
+            return tensorflow.constant(values[shares[context.replica_id_in_sync_group]])
+
+        return self._strategy.experimental_distribute_values_from_function(share)
 
     def _batches(
         self, number: tuple[int, ...], drawn_photos: list[NDArray[np.int64]]
@@ -175,6 +207,8 @@ class StageRun:
         kept = self._kept
         if len(kept.validation) and self._objective.classifier is not None:
             answers = self.answer(kept.validation)
+            followed = follow(self._objective, answers["scores"], kept.labels)
+            measured.update({f"val_{name}": value for name, value in followed.items()})
             measured["val_loss"] = loss_of(self._objective, answers, kept.labels, self._classes)
             followed = follow(self._objective, answers["scores"], kept.labels)
             measured.update({f"val_{name}": value for name, value in followed.items()})
@@ -194,16 +228,21 @@ class StageRun:
         monitor = self._monitor()
         if monitor is None:
             return best
+        monitor = monitor if monitor in entry else f"val_{monitor}"
         if monitor not in entry:
             measured = [name for name in entry if name not in ("epoch", "stage", "seconds", "learning_rate")]
-            raise RecipeError(f"monitor is {monitor!r}, which is not measured here; there are {', '.join(measured)}.")
-        if is_better(entry[monitor], standing.best, monitor):
-            standing.best, standing.best_epoch, standing.waited = entry[monitor], entry["epoch"], 0
+            raise RecipeError(
+                f"monitor is {self._monitor()!r}, which is not measured here; there are {', '.join(measured)}."
+            )
+        better = is_better(entry[monitor], standing.best, monitor)
+        standing.waited = 0 if better else standing.waited + 1
+        if better or entry[monitor] == standing.best:
+            # Of equals the later is taken: what is measured on few photos stands still long before the losses do.
+            standing.best, standing.best_epoch = entry[monitor], entry["epoch"]
             self._bring_home()
-            return [np.array(one) for one in self._model.get_weights()]
-        standing.waited += 1
+            best = [np.array(one) for one in self._model.get_weights()]
         plateau = max(2, (self._config.patience or 10) // 2)
-        if self._config.schedule == "plateau" and standing.waited % plateau == 0:
+        if self._config.schedule == "plateau" and standing.waited and standing.waited % plateau == 0:
             standing.reduced *= _REDUCE
         return best
 

@@ -106,16 +106,17 @@ def _head(config: TrainConfig, kind: LossKind | None) -> Head:
         )
     elif config.dense or config.dropout or flatten or config.batch_norm:
         raise RecipeError("dense, dropout, batch-norm and pooling flatten belong to a classifier: name a loss for it.")
-    pooling = "avg" if config.pooling == "flatten" else config.pooling
+    pooling = "avg" if config.pooling is None or config.pooling == "flatten" else config.pooling
     return Head(pooling=pooling, projection=config.projection, classifier=classifier)
 
 
-def compile_for(objective: Objective, model: "keras.Model") -> "keras.Model":
+def compile_for(objective: Objective, model: "keras.Model", *, replicas: int = 1) -> "keras.Model":
     """Make of a model with a head one that can be trained by the objective.
 
     Args:
         objective: the losses.
         model: from heads.create_model or heads.create_head; its layers are shared, not copied.
+        replicas: devices that a batch is shared out among.
 
     Returns:
         A compiled model with the outputs `embedding` where a metric loss takes it, and `scores` or `cosines`; its
@@ -135,7 +136,7 @@ def compile_for(objective: Objective, model: "keras.Model") -> "keras.Model":
         outputs["embedding"] = model.output["embedding"]
         losses["embedding"], weights["embedding"] = _find_loss(config.metric_loss), config.metric_weight
     training = keras.Model(model.input, outputs, name="training")
-    training.compile(_optimizer(config), loss=losses, loss_weights=weights, jit_compile=_has_gpu())
+    training.compile(_optimizer(config), loss=losses, loss_weights=weights, jit_compile=replicas == 1 and _has_gpu())
     return training
 
 
@@ -206,7 +207,10 @@ def _optimizer(config: TrainConfig) -> "keras.optimizers.Optimizer":
 
 
 def _has_gpu() -> bool:
-    """Whether there is a GPU: XLA pays there; on a few cores it compiles for a minute and is no faster then."""
+    """Whether there is a GPU: XLA pays there; on a few cores it compiles for a minute and is no faster then.
+
+    What several devices tell each other, it cannot compile.
+    """
     import tensorflow
 
     return bool(tensorflow.config.list_physical_devices("GPU"))

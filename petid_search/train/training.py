@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,11 +16,12 @@ from petid_search.dataset.manifest import LabelledPhoto
 from petid_search.dataset.near_duplicates import near_duplicate_pairs
 from petid_search.dataset.splits import Split
 from petid_search.dataset.training_split import make_training_split, read_training_split
+from petid_search.disk import sync
 from petid_search.errors import DatasetError, PhotoError, RecipeError
 from petid_search.images import FIT, REPORT_FILE, SPLIT_FILE
-from petid_search.models.backbones import create_backbone, import_keras
+from petid_search.models.backbones import BACKBONES, create_backbone
 from petid_search.models.bundle import Bundle, write_bundle
-from petid_search.models.home import check_new_name, models_home
+from petid_search.models.home import check_new_name, list_models, models_home, open_model
 from petid_search.train.augment import Augmentation, Augmenter
 from petid_search.train.batches import FeatureInputs, Inputs, PhotoInputs
 from petid_search.train.checkpoint import Checkpoint, Standing, Weights, load, save
@@ -30,6 +31,7 @@ from petid_search.train.loop import StageRun, Step
 from petid_search.train.network import Start, start_from
 from petid_search.train.objective import Objective, make_objective
 from petid_search.train.photos import DecodedPhotos
+from petid_search.train.process import settled, strategy_for
 from petid_search.train.recipe import write_recipe
 from petid_search.train.report import Classified, write_report
 from petid_search.train.sampling import balanced, few_photos, p_k, shuffled
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
 
 RECIPE_FILE: Final = "recipe.toml"
 _CHECKPOINT: Final = "checkpoint.npz"
-_SECONDS_BETWEEN_CHECKPOINTS: Final = 20.0
 _HELD_OUT: Final = 0.2
 _MEASURED_FOR_UNFOLDING: Final = 512
 
@@ -106,7 +107,14 @@ class _Material:
     kept: Kept
 
 
-def train(config: TrainConfig, *, output: Path | None = None, watch: Watch | None = None) -> Trained:
+def train(
+    config: TrainConfig,
+    *,
+    output: Path | None = None,
+    watch: Watch | None = None,
+    devices: Sequence[str] | None = None,
+    seconds_between_checkpoints: float = 20.0,
+) -> Trained:
     """Train a model, and write it as a bundle into petid's home, under the config's name.
 
     A training that was broken off goes on where it stood when it is called again with the same config and output, and
@@ -116,15 +124,20 @@ def train(config: TrainConfig, *, output: Path | None = None, watch: Watch | Non
         config: the training; its `folder` is needed.
         output: the folder of report, split, TensorBoard's log and checkpoint; by default `runs/NAME`.
         watch: who is told of what.
+        devices: what to train on, as TensorFlow names them, such as `GPU:0`; by default every GPU, or else the CPU. A
+            batch is shared out among several, and a metric loss compares the photos of a share.
+        seconds_between_checkpoints: a checkpoint is written after the first epoch that ends so long after the last one,
+            and at the end of a stage.
 
     Raises:
-        RecipeError: the config cannot be followed.
+        RecipeError: the config cannot be followed, or there is no such device.
         DatasetError: the photos cannot be divided as was asked, or the output cannot be written.
         LeakError: the split given leaks.
         ModelError: the name is taken, or the network or its weights cannot be had.
     """
     watch = watch or Watch()
     started = time.monotonic()
+    config = _inherited(config)
     objective = make_objective(config)
     config = _completed(config, objective)
     objective = replace(objective, config=config)
@@ -133,17 +146,25 @@ def train(config: TrainConfig, *, output: Path | None = None, watch: Watch | Non
     output = Path("runs") / name if output is None else output
     resumes = _claim(output, config)
     split, photos, groups = _divided(config, output if resumes else None, watch)
-    try:
-        write_split(split, output / SPLIT_FILE)
-    except OSError as error:
-        raise _unwritable(output, error) from error
-    _seeded(config)
-    start = start_from(config, watch.download)
-    size = int(start.network.input_shape[1])
-    material = _gathered(split, photos, groups, output / "cache", size, watch)
-    run = _Run(config, objective, start, material, output, watch)
-    best = run.through_all_stages(load(output / _CHECKPOINT) if (output / _CHECKPOINT).exists() else None)
-    return run.finish(name, best, started)
+    if not resumes:
+        _keep(split, output)
+    strategy = strategy_for(devices)
+    with settled(config.precision, config.seed):
+        with strategy.scope():
+            start = start_from(config, watch.download)
+        size = int(start.network.input_shape[1])
+        material = _gathered(split, photos, groups, output / "cache", size, watch)
+        run = _Run(config, objective, start, material, output, watch, strategy, seconds_between_checkpoints)
+        best = run.through_all_stages(load(output / _CHECKPOINT) if (output / _CHECKPOINT).exists() else None)
+        return run.finish(name, best, started)
+
+
+def _inherited(config: TrainConfig) -> TrainConfig:
+    """The config with the embedding of the model that it goes on from, where it does not name another."""
+    if config.backbone in BACKBONES or config.backbone not in {bundle.card.name for bundle in list_models()}:
+        return config
+    head = open_model(config.backbone).card.head
+    return replace(config, pooling=config.pooling or head.pooling, projection=config.projection or head.projection)
 
 
 def _completed(config: TrainConfig, objective: Objective) -> TrainConfig:
@@ -156,6 +177,8 @@ def _completed(config: TrainConfig, objective: Objective) -> TrainConfig:
     sampler = config.sampler
     if sampler == "auto":
         sampler = "p-k" if objective.metric is not None else "balanced"
+    if objective.classifier is None and config.projection is None and _is_all_frozen(config):
+        raise RecipeError("Nothing would learn: give the embedding a projection, or freeze less than all.")
     if sampler == "p-k" and config.batch_size < 2 * config.photos_per_individual:
         raise RecipeError(
             f"A batch of {config.batch_size} holds no two individuals with {config.photos_per_individual} photos each: "
@@ -193,6 +216,17 @@ def _claim(output: Path, config: TrainConfig) -> bool:
     except OSError as error:
         raise _unwritable(output, error) from error
     return False
+
+
+def _keep(split: Split, output: Path) -> None:
+    """Write the split, whole or not at all: a training that is taken up again goes by it."""
+    partial = output / f".{SPLIT_FILE}"
+    try:
+        write_split(split, partial)
+        sync(partial)
+        partial.replace(output / SPLIT_FILE)
+    except OSError as error:
+        raise _unwritable(output, error) from error
 
 
 def _unwritable(output: Path, error: OSError) -> DatasetError:
@@ -253,19 +287,6 @@ def _gathered(
     return _Material(split, photos, decoded, classes, labels, trained, kept)
 
 
-def _seeded(config: TrainConfig) -> None:
-    """Have everything drawn by the seed, and every sum taken in the same order."""
-    keras = import_keras()
-    import tensorflow
-
-    precision: str = config.precision
-    if precision == "auto":
-        precision = "mixed_float16" if tensorflow.config.list_physical_devices("GPU") else "float32"
-    keras.mixed_precision.set_global_policy(precision)
-    keras.utils.set_random_seed(config.seed)
-    tensorflow.config.experimental.enable_op_determinism()
-
-
 class _Run:
     """One training under way."""
 
@@ -277,19 +298,28 @@ class _Run:
         material: _Material,
         output: Path,
         watch: Watch,
+        strategy: Any,
+        seconds_between_checkpoints: float,
     ) -> None:
         from petid_search.models.heads import create_model
 
+        self.strategy, self.seconds_between_checkpoints = strategy, seconds_between_checkpoints
         self.config, self.objective, self.start = config, objective, start
         self.material, self.output, self.watch = material, output, watch
         self.classes = len(material.classes) if objective.classifier is not None else 0
-        self.model = create_model(start.network, objective.head, self.classes)
+        with strategy.scope():
+            self.model = create_model(start.network, objective.head, self.classes)
         _inherit(start, self.model, material.classes)
         augmentation = augmentation_of(config)
         augmenter = Augmenter(augmentation, material.decoded.size) if augmentation != Augmentation() else None
         self.photos = PhotoInputs(material.decoded, augmenter)
         self.augmented = augmenter is not None
         self.standing = Standing()
+        if objective.metric is None and objective.head.projection is None and _is_all_frozen(config):
+            watch.note(
+                "Only the classifier learns: the backbone is frozen, and its embedding has no projection that could. "
+                "Give --projection, or another --freeze, to shape the embedding as well."
+            )
         self.saved = time.monotonic()
         if config.sampler == "p-k":
             few = few_photos(material.labels[material.trained], config.photos_per_individual)
@@ -316,11 +346,13 @@ class _Run:
                 log.graph(self.model)
                 log.hyperparameters(self.config.to_json())
             for number, stage in enumerate(self.config.plan):
-                if number < self.standing.stage:
+                if number < self.standing.stage or (number == self.standing.stage and self._is_over(stage)):
                     continue
                 if number > self.standing.stage:
                     self.standing.stage, self.standing.epoch = number, 0
                     self.standing.waited, self.standing.reduced, optimizer = 0, 1.0, []
+                    if best:  # what the stages before made of the network, not what they ended with
+                        self.model.set_weights(best)
                 run = self._stage(number, stage)
                 best = run.run(
                     self.standing,
@@ -331,11 +363,16 @@ class _Run:
                 )
         return best or [np.array(one) for one in self.model.get_weights()]
 
+    def _is_over(self, stage: Stage) -> bool:
+        """Whether the stage under way has nothing left to do: taken up again, the training begins with the next."""
+        patience = self.config.patience
+        return self.standing.epoch >= stage.epochs or (patience is not None and self.standing.waited >= patience)
+
     def _epoch_done(self, entry: dict[str, Any], made: Callable[[], Checkpoint], log: "TensorBoardLog") -> None:
         self.watch.epoch(entry)
         log.epoch(entry)
-        last = self.standing.epoch == self.config.plan[self.standing.stage].epochs
-        if last or time.monotonic() - self.saved >= _SECONDS_BETWEEN_CHECKPOINTS:
+        last = self._is_over(self.config.plan[self.standing.stage])
+        if last or time.monotonic() - self.saved >= self.seconds_between_checkpoints:
             save(made(), self.output / _CHECKPOINT)
             log.weights(self.model, entry["epoch"])
             self.saved = time.monotonic()
@@ -350,7 +387,7 @@ class _Run:
         learning = freeze(self.start.network, stage.freeze)
         part, inputs = self.model, self.photos
         if learning == 0 and config.cache:
-            part, inputs = self._on_features(number)  # type: ignore[assignment]
+            part, inputs = self._on_features()  # type: ignore[assignment]
         return StageRun(
             config,
             self.objective,
@@ -363,9 +400,10 @@ class _Run:
             before=sum(one.epochs for one in config.plan[:number]),
             kept=material.kept,
             classes=self.classes,
+            strategy=self.strategy,
         )
 
-    def _on_features(self, number: int) -> tuple["keras.Model", Inputs]:
+    def _on_features(self) -> tuple["keras.Model", Inputs]:
         """The head alone, and features of the frozen backbone for it."""
         import keras
 
@@ -376,30 +414,41 @@ class _Run:
         taken = self.start.network.output if flattens else self.model.get_layer("pooled").output
         network = keras.Model(self.start.network.input, taken)
         features = FeatureInputs(
-            self.output / "cache" / f"features-{number + 1}.npy",
+            self.output / "cache" / "features.npy",
             self.photos,
             network.predict_on_batch,
             places=np.flatnonzero(self.material.decoded.usable),
             trained=self.material.trained,
             variants=self.config.variants if self.augmented else 1,
-            key=[self.config.to_json(), [photo.sha256 for photo in self.material.photos]],
+            seed=self.config.seed,
+            key=[self._digest(), self.config.to_json(), [photo.sha256 for photo in self.material.photos]],
             advance=lambda done, total: self.watch.doing("Passing photos through the backbone", done, total),
         )
-        part = create_head(head, self.classes, features.shape)
+        with self.strategy.scope():
+            part = create_head(head, self.classes, features.shape)
         for layer in part.layers:
             if layer.weights:
                 layer.set_weights(self.model.get_layer(layer.name).get_weights())
         return part, features
+
+    def _digest(self) -> str:
+        """Of the backbone's weights, on which features depend: an earlier stage may have trained them."""
+        digest = hashlib.sha256()
+        for one in self.start.network.get_weights():
+            digest.update(one.tobytes())
+        return digest.hexdigest()
 
     def _draw(self, epoch: int) -> list[NDArray[np.int64]]:
         """The photos of each step of an epoch."""
         config, trained = self.config, self.material.trained
         labels = self.material.labels[trained]
         if config.sampler == "p-k":
-            most = config.batch_size // config.photos_per_individual
+            most = min(config.batch_size // config.photos_per_individual, len(self.material.classes))
+            # As many to each device, where a batch is shared out: an individual's photos stay together.
+            replicas = self.strategy.num_replicas_in_sync
             drawn = p_k(
                 labels,
-                min(most, len(self.material.classes)),
+                most - most % replicas if most >= 2 * replicas else most,
                 config.photos_per_individual,
                 seed=config.seed,
                 epoch=epoch,
@@ -439,9 +488,10 @@ class _Run:
         report = write_report(
             self.output, self.standing.history, best_epoch=self.standing.best_epoch, classified=classified, run=run
         )
+        # The cache first, which makes room; a training that is broken off from here on makes what it needs of it again.
+        shutil.rmtree(self.output / "cache", ignore_errors=True)
         bundle = self._write_bundle(name, figures)
-        for leftover in (self.output / "cache", self.output / _CHECKPOINT):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        (self.output / _CHECKPOINT).unlink(missing_ok=True)
         return Trained(bundle, self.output, report)
 
     def _log(self, stage: StageRun) -> None:
@@ -469,9 +519,10 @@ class _Run:
         from petid_search.models.heads import create_model
 
         model = self.model
-        if keras.mixed_precision.global_policy().name != "float32":  # what is shipped computes in float32
+        # What is shipped computes in float32, on one device.
+        if keras.config.dtype_policy().name != "float32" or self.strategy.num_replicas_in_sync > 1:
             weights = model.get_weights()
-            keras.mixed_precision.set_global_policy("float32")
+            keras.config.set_dtype_policy("float32")  # until `settled` ends
             network = create_backbone(self.start.backbone, size=self.material.decoded.size)
             model = create_model(network, self.objective.head, self.classes)
             model.set_weights(weights)
@@ -504,6 +555,11 @@ class _Run:
         )
 
 
+def _is_all_frozen(config: TrainConfig) -> bool:
+    """Whether no stage lets the backbone learn."""
+    return all(stage.freeze == "all" for stage in config.plan)
+
+
 def augmentation_of(config: TrainConfig) -> Augmentation:
     """How a config varies its photos."""
     return Augmentation(
@@ -526,7 +582,7 @@ def _thumbnails(decoded: DecodedPhotos, places: NDArray[np.int64]) -> NDArray[np
 
 
 def _inherit(start: Start, model: "keras.Model", classes: tuple[str, ...]) -> None:
-    """Give a new head what fits of the model gone on from; its classifier only where the classes are the same."""
+    """Give a new head what fits of the model that is gone on from; a classifier only where the classes are the same."""
     if start.model is None:
         return
     own = {layer.name: layer for layer in start.model.layers if layer.weights}

@@ -1,6 +1,5 @@
 """How good a model is in the middle of its training: on individuals and photos that it does not learn from."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,10 +9,6 @@ from numpy.typing import NDArray
 from petid_search.evaluate.search import Sides, search
 from petid_search.index.rule import RULES
 from petid_search.metrics import rank_k, top_k_accuracy
-
-Answers = dict[str, NDArray[np.float32]]
-Predict = Callable[[NDArray[np.int64]], Answers]
-"""From places of photos to the outputs of the model for them, unaugmented."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +50,8 @@ def accuracy(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     return top_k_accuracy(scores, labels, 1)
 
 
-HIGHER_IS_BETTER: Final = ("rank_1", "mAP", "val_accuracy")
+_LOWER_IS_BETTER: Final = ("loss", "error", "entropy", "divergence", "poisson", "hinge", "huber", "false", "logcosh")
+"""Parts of the names of measures, as petid and Keras have them, that are better when low."""
 
 
 def is_better(value: float, best: float | None, monitor: str) -> bool:
@@ -64,5 +60,5 @@ def is_better(value: float, best: float | None, monitor: str) -> bool:
         return False
     if best is None:
         return True
-    lower = any(part in monitor.lower() for part in ("loss", "error", "entropy", "divergence", "poisson"))
+    lower = any(part in monitor.lower() for part in _LOWER_IS_BETTER)
     return value < best if lower else value > best
