@@ -64,7 +64,7 @@ class TrainConfig:
     size: int | None = _option("Side of the input in pixels; by default the network's own.", None, min=32)
     pooling: Pooling | None = _option("From feature map to vector; by default avg, or the model's own.", None)
     projection: int | None = _option(
-        "Numbers of the embedding; by default as many as the pooled vector, or as the model's own.", None, min=2
+        "Numbers of the embedding; by default 512 where it learns, or as many as the model's own.", None, min=2
     )
     dense: tuple[int, ...] = _option("Dense layers before a softmax classifier.", (), min=1)
     activation: str = _option("Of the dense layers.", "relu")
@@ -72,7 +72,10 @@ class TrainConfig:
     batch_norm: bool = _option("Normalise the dense layers by batch.", False)
     output_activation: str = _option("Of the classifier whose loss takes scores.", "softmax")
 
-    loss: str = _option("Of the classifier: any of Keras, arcface, cosface, subcenter-arcface, or none.", "arcface")
+    loss: str = _option(
+        "Of the classifier: any of Keras, arcface, cosface, subcenter-arcface, or none.",
+        "arcface(margin=0.3, scale=20)",
+    )
     metric_loss: str = _option("Of the embedding: triplet-semi-hard, triplet-hard, supcon …, or none.", "none")
     metric_weight: float = _option("Weight of the embedding's loss beside the classifier's.", 1.0, min=0.0)
     optimizer: str = _option("Any of Keras.", "adam")

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 RECIPE_FILE: Final = "recipe.toml"
 _CHECKPOINT: Final = "checkpoint.npz"
 _HELD_OUT: Final = 0.2
+_PROJECTION: Final = 512
+"""Numbers of an embedding that learns; of a frozen backbone, nothing else of it could."""
 _MEASURED_FOR_UNFOLDING: Final = 512
 
 
@@ -140,7 +142,7 @@ def train(
     config = _inherited(config)
     objective = make_objective(config)
     config = _completed(config, objective)
-    objective = replace(objective, config=config)
+    objective = make_objective(config)
     name = str(config.name)
     check_new_name(name)
     output = Path("runs") / name if output is None else output
@@ -177,8 +179,6 @@ def _completed(config: TrainConfig, objective: Objective) -> TrainConfig:
     sampler = config.sampler
     if sampler == "auto":
         sampler = "p-k" if objective.metric is not None else "balanced"
-    if objective.classifier is None and config.projection is None and _is_all_frozen(config):
-        raise RecipeError("Nothing would learn: give the embedding a projection, or freeze less than all.")
     if sampler == "p-k" and config.batch_size < 2 * config.photos_per_individual:
         raise RecipeError(
             f"A batch of {config.batch_size} holds no two individuals with {config.photos_per_individual} photos each: "
@@ -186,6 +186,7 @@ def _completed(config: TrainConfig, objective: Objective) -> TrainConfig:
         )
     return replace(
         config,
+        projection=config.projection or (_PROJECTION if objective.learns_embedding else None),
         name=config.name or Path(config.folder).resolve().name,
         hold_out_individuals=individuals,
         hold_out_photos=photos,
