@@ -6,18 +6,27 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from conftest import draw_animal, write_small_model
 from PIL import Image
 
+from petid_search.cli import app
+from petid_search.train.config import make_config
+from petid_search.train.objective import make_objective
+from petid_search.train.options import given
+from petid_search.train.recipe import read_recipe
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "how-to.md"]
-ELSEWHERE = ("python3 -m venv", "petid models add")
-"""Commands that set up an environment or fetch weights: `.ci/run` and other tests are there for them."""
+ELSEWHERE = ("python3 -m venv", "petid models add", "petid models export", "petid train")
+"""Commands that set up an environment, fetch weights, or take a network of the registry: `.ci/run` and other tests are
+there for them, and for the options of trainings a test below."""
 
 
 def blocks(document: Path, language: str) -> list[str]:
@@ -29,6 +38,7 @@ def daily_life(tmp_path, monkeypatch) -> Path:
     """A folder as the documents take it for granted: dogs, a found one, two models, and the gallery."""
     for name in ("imagenet", "faces"):
         write_small_model(tmp_path / "home" / "models", name, seed=len(name))
+    write_small_model(tmp_path / "home" / "models", "our-dogs", seed=5, classes=("0", "1", "2"))
     work = tmp_path / "work"
     # A hundred individuals can promise an FPIR of 1 %, as the documents ask for.
     for individual, dog in enumerate(("Rex", "Max", "Maxi", *map(str, range(97)))):
@@ -79,6 +89,34 @@ def test_every_command_of_the_documents_runs(document, daily_life):
         done = run(command)
         assert done.returncode == 0, (command, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_training_of_the_documents_is_one_that_can_be_followed(document, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    trainings = [
+        line.split("#")[0].strip()
+        for block in blocks(document, "sh")
+        for line in block.splitlines()
+        if line.startswith("petid train")
+    ]
+    assert trainings
+    command = typer.main.get_command(app).commands["train"]
+    for training in trainings:
+        words = shlex.split(training)[2:]
+        given_here = command.make_context("train", words).params
+        recipe, folder = given_here.pop("recipe"), given_here.pop("folder")
+        for other in ("output", "show_augmented", "as_json", "quiet"):
+            given_here.pop(other)
+        base = {} if recipe is None else read_recipe(recipe)[0]
+        make_objective(make_config({**base, **given(given_here), "folder": str(folder)}))
+
+
+def test_recipes_of_the_documents_are_right():
+    recipes = [block for document in DOCUMENTS for block in blocks(document, "toml")]
+    assert recipes
+    for recipe in recipes:
+        make_objective(make_config(tomllib.loads(recipe)))
 
 
 def test_the_python_of_the_documents_runs(daily_life, capsys):
