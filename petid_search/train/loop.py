@@ -256,7 +256,7 @@ class StageRun:
 
     def _checkpoint(self, standing: Standing, best: Weights) -> Checkpoint:
         self._bring_home()
-        optimizer = [np.array(one) for one in self._training.optimizer.variables]
+        optimizer = [np.array(one.numpy()) for one in self._training.optimizer.variables]
         return Checkpoint(standing, self._model.get_weights(), optimizer, best)
 
     def _bring_home(self) -> None:

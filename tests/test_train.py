@@ -1,0 +1,499 @@
+"""Training as a whole: the same for the same config, however often it is broken off; and what comes of it is used."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import draw_animal
+from PIL import Image
+from tiny_network import registered
+
+from petid_search.dataset import read_manifest
+from petid_search.dataset.split_file import read_split
+from petid_search.errors import DatasetError, ModelError, RecipeError
+from petid_search.images import open_image
+from petid_search.models.backbones import import_keras
+from petid_search.models.runtime import Embedder
+from petid_search.train.checkpoint import load
+from petid_search.train.config import Stage, TrainConfig
+from petid_search.train.training import Trained, Watch, train
+from petid_search.train.validation import Kept, retrieval
+
+keras = import_keras()
+
+STAGES = (Stage(epochs=3), Stage(epochs=3, freeze="all-but-last-6", learning_rate=0.002))
+
+
+def draw_photos(folder, individuals=6, photos=6, size=48):
+    for individual in range(individuals):
+        (folder / f"animal {individual}").mkdir(parents=True)
+        for photo in range(photos):
+            Image.fromarray(draw_animal(individual, photo, size)).save(folder / f"animal {individual}" / f"{photo}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """36 photos of 6 animals."""
+    return draw_photos(tmp_path_factory.mktemp("drawn") / "photos")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("PETID_HOME", str(tmp_path / "home"))
+    with registered():
+        yield tmp_path / "home"
+
+
+@pytest.fixture
+def trained(photos, tmp_path):
+    """Trains the tiny network, as it is told."""
+
+    def run(name="model", *, watch=None, output=None, **config) -> Trained:
+        about = {"backbone": "tiny", "weights": "random", "projection": 8, "batch_size": 8, "learning_rate": 0.01}
+        about |= {"folder": str(photos), "name": name, "epochs": 3, **config}
+        return train(
+            TrainConfig(**about), output=output or tmp_path / name, watch=watch, seconds_between_checkpoints=0.0
+        )
+
+    return run
+
+
+class BrokenOff(Exception):
+    pass
+
+
+def breaking_off_after(epoch):
+    def told(entry):
+        if entry["epoch"] == epoch:
+            raise BrokenOff
+
+    return Watch(epoch=told)
+
+
+def measured(result: Trained):
+    """The history without what depends on the clock."""
+    return [{name: value for name, value in entry.items() if name != "seconds"} for entry in result.report["history"]]
+
+
+def weights(result: Trained):
+    from petid_search.models.bundle import load_keras
+
+    return load_keras(result.bundle).get_weights()
+
+
+def are_equal(some, others):
+    return all(np.array_equal(*pair) for pair in zip(some, others, strict=True))
+
+
+def assert_near(history, other, tolerance=1e-4):
+    assert len(history) == len(other)
+    for entry, twin in zip(history, other, strict=True):
+        assert entry.keys() == twin.keys()
+        for name, value in entry.items():
+            assert twin[name] == (value if isinstance(value, str) else pytest.approx(value, abs=tolerance)), name
+
+
+def test_the_cached_way_gives_what_the_uncached_gives(trained):
+    told = []
+    cached = trained("cached", watch=Watch(doing=lambda what, *_: told.append(what)))
+    assert "Passing photos through the backbone" in told
+    told.clear()
+    uncached = trained("uncached", cache=False, watch=Watch(doing=lambda what, *_: told.append(what)))
+    assert "Passing photos through the backbone" not in told
+    assert_near(measured(cached), measured(uncached))
+    for some, other in zip(weights(cached), weights(uncached), strict=True):
+        assert np.allclose(some, other, atol=1e-4)
+
+
+def test_the_same_config_gives_the_same_weights_and_another_seed_others(trained):
+    config = {"rotation": 15.0, "flip": True, "freeze": "all-but-last-6", "dropout": 0.3}
+    config |= {"loss": "categorical_crossentropy", "metrics": ("top_k_categorical_accuracy(k=2)",), "epochs": 2}
+    first, again, other = trained("first", **config), trained("again", **config), trained("other", seed=1, **config)
+    assert measured(first) == measured(again)
+    assert are_equal(weights(first), weights(again))
+    assert not are_equal(weights(first), weights(other))
+    assert {"loss", "val_loss", "val_accuracy", "val_TopKCategoricalAccuracy"} <= measured(first)[0].keys()
+    assert first.bundle.card.fingerprint == again.bundle.card.fingerprint
+
+
+def test_an_epochs_loss_is_the_mean_of_its_steps(trained):
+    steps = []
+    result = trained(epochs=1, watch=Watch(step=steps.append), sampler="shuffled")
+    sums = [step.measured["loss"] * 8 * step.step for step in steps[:-1]]
+    assert len({round(one, 6) for one in np.diff([0.0, *sums])}) > 1, "steps differ"
+    assert result.report["history"][0]["loss"] == steps[-1].measured["loss"]
+    assert steps[-1].measured["loss"] != pytest.approx(steps[0].measured["loss"])
+
+
+def test_broken_off_after_any_epoch_it_ends_with_the_same(trained, tmp_path):
+    config = {"epochs": 1, "stages": STAGES, "patience": 2, "monitor": "mAP", "rotation": 10.0, "variants": 2}
+    whole = trained("whole", **config)
+    expected = measured(whole)
+    for epoch in range(1, len(expected) + 1):
+        with pytest.raises(BrokenOff):
+            trained("broken", watch=breaking_off_after(epoch), **config)
+    again = trained("broken", **config)
+    assert measured(again) == expected
+    assert are_equal(weights(again), weights(whole))
+    assert not (tmp_path / "broken" / "checkpoint.npz").exists()
+    assert not (tmp_path / "broken" / "cache").exists()
+
+
+def test_a_stage_that_was_stopped_early_is_over_after_a_resume_too(trained):
+    # The accuracy on photos of one colour is 1 from the first epoch on: the first stage is stopped after two.
+    config = {"stages": (Stage(epochs=6), Stage(epochs=2, freeze="none")), "patience": 1, "learning_rate": 1e-9}
+    whole = trained("whole", **config)
+    stages = [entry["stage"][0] for entry in whole.report["history"]]
+    assert "2" in stages
+    assert stages.count("1") < 6
+    for epoch in (stages.count("1"), stages.count("1") + 1):
+        with pytest.raises(BrokenOff):
+            trained("broken", watch=breaking_off_after(epoch), **config)
+    again = trained("broken", **config)
+    assert measured(again) == measured(whole)
+    assert are_equal(weights(again), weights(whole))
+
+
+def test_what_was_frozen_moves_in_the_second_stage_only_at_its_own_rate(trained, tmp_path):
+    kept = {}
+
+    def keep(entry):  # told before the epoch's own checkpoint is written
+        file = tmp_path / "model" / "checkpoint.npz"
+        if file.exists():
+            kept[entry["epoch"] - 1] = load(file).weights
+
+    result = trained(stages=STAGES, watch=Watch(epoch=keep), monitor="none", schedule="constant", warmup=0.0)
+    names = [weight.path for weight in _model(result).weights]
+
+    def moved(before, after):
+        pairs = zip(names, kept[before], kept[after], strict=True)
+        return {
+            name.rpartition("/")[0].rpartition("/")[2] for name, one, other in pairs if not np.array_equal(one, other)
+        }
+
+    assert moved(1, 3) == {"projection", "cosines"}
+    assert moved(3, 5) == {"projection", "cosines", "conv_3", "conv_3_bn", "conv_4", "conv_4_bn"}
+    assert [entry["learning_rate"] for entry in result.report["history"]] == [0.01] * 3 + [0.002] * 3
+
+
+def _model(result):
+    from petid_search.models.bundle import load_keras
+
+    return load_keras(result.bundle)
+
+
+def test_early_stopping_gives_back_the_best_epoch(trained, photos):
+    result = trained("model", epochs=40, patience=3, learning_rate=0.3, freeze="none", schedule="constant", warmup=0.0)
+    report = result.report
+    values = [entry["mAP"] for entry in report["history"]]
+    assert len(values) < 40
+    best = report["best_epoch"]
+    assert values[best - 1] == max(values)
+    assert len(values) >= best + 3 or values[best:] == [max(values)] * (len(values) - best)
+    assert report["figures"]["mAP"] == pytest.approx(values[best - 1])
+    split = read_split(result.bundle.file("split.csv"))
+    held_out = [one for one in split.photos if one.role == "held out"]
+    images = np.stack([open_image(photos / one.photo, 48) for one in held_out])
+    _, owners = np.unique([one.individual for one in held_out], return_inverse=True)
+    everyone = np.arange(len(held_out))
+    kept = Kept(np.empty(0, np.int64), np.empty(0, np.int64), everyone, owners, everyone)
+    found = retrieval(Embedder(result.bundle).embed(images), kept)
+    assert found["mAP"] == pytest.approx(values[best - 1], abs=1e-3)
+
+
+def test_a_plateau_brings_the_learning_rate_down(trained):
+    result = trained(epochs=6, schedule="plateau", warmup=0.0, patience=4, monitor="rank_1", learning_rate=1e-9)
+    rates = [entry["learning_rate"] for entry in result.report["history"]]
+    assert rates[0] == 1e-9
+    assert rates[-1] == pytest.approx(0.3e-9)
+
+
+def test_of_equally_good_epochs_the_last_is_kept_and_it_is_said_that_the_embedding_cannot_learn(trained):
+    notes = []
+    result = trained(projection=None, watch=Watch(note=notes.append))
+    assert any("Only the classifier learns" in note for note in notes)
+    assert result.report["best_epoch"] == 3
+    with pytest.raises(RecipeError, match="Nothing would learn"):
+        trained("nothing", loss="none", metric_loss="triplet-hard", projection=None)
+
+
+def test_features_belong_to_the_weights_that_made_them(trained):
+    stages = (Stage(epochs=1), Stage(epochs=1, freeze="none"), Stage(epochs=1))
+    config = {"stages": stages, "learning_rate": 0.05, "monitor": "none"}
+    assert_near(measured(trained("cached", **config)), measured(trained("uncached", cache=False, **config)))
+
+
+def test_classes_of_one_photo_are_trained_on_and_said(trained, tmp_path):
+    folder = draw_photos(tmp_path / "few", 5, 3)
+    for number in (0, 1):
+        for photo in (1, 2):
+            (folder / f"animal {number}" / f"{photo}.png").unlink()
+    notes = []
+    config = {"folder": str(folder), "loss": "none", "metric_loss": "triplet-hard", "photos_per_individual": 2}
+    trained(watch=Watch(note=notes.append), epochs=1, hold_out_individuals=0.4, **config)
+    assert any("2 of 3 individuals have fewer" in note or "(2 have one)" in note for note in notes)
+    scores = trained("scores", folder=str(folder), loss="categorical_crossentropy", projection=None, epochs=1)
+    assert scores.bundle.card.classes == tuple(f"animal {number}" for number in range(5))
+
+
+def test_photos_that_cannot_be_decoded_are_named_and_left_out(trained, tmp_path):
+    folder = draw_photos(tmp_path / "broken photos", 4, 5)
+    broken = folder / "animal 1" / "2.png"
+    broken.write_bytes(broken.read_bytes()[:300])
+    problems = []
+    result = trained(
+        folder=str(folder), loss="categorical_crossentropy", epochs=1, watch=Watch(problem=problems.append)
+    )
+    assert [str(broken) in str(one) for one in problems] == [True]
+    assert result.bundle.card.classes == tuple(f"animal {number}" for number in range(4))
+
+
+def test_a_training_goes_on_from_a_model_and_inherits_its_head(trained, tmp_path):
+    first = trained("first", pooling="max", epochs=2, loss="categorical_crossentropy", hold_out_individuals=0.0)
+    same = {"backbone": "first", "weights": None, "projection": None, "hold_out_individuals": 0.0}
+    second = trained("second", epochs=1, loss="categorical_crossentropy", learning_rate=1e-12, **same)
+    assert second.bundle.card.head == first.bundle.card.head
+    for one, other in zip(weights(second), weights(first), strict=True):
+        assert np.allclose(one, other, atol=1e-6)
+    assert "the model first" in second.bundle.card.origin
+    assert first.bundle.card.data in second.bundle.card.data
+    folder = draw_photos(tmp_path / "others", 4, 5)
+    (folder / "animal 3").rename(folder / "new animal")
+    third = trained("third", folder=str(folder), epochs=1, loss="categorical_crossentropy", learning_rate=1e-12, **same)
+    by_name = {weight.path: np.asarray(weight) for weight in _model(third).weights}
+    for weight in _model(first).weights:
+        if weight.path.startswith("classifier"):  # of four others
+            assert by_name[weight.path].shape[-1] == 4
+        else:
+            assert np.allclose(by_name[weight.path], weight, atol=1e-6), weight.path
+
+
+def test_what_was_trained_is_used_at_once(trained, photos, petid):
+    result = trained("herd", loss="categorical_crossentropy", epochs=30)
+    card = result.bundle.card
+    assert card.recipe == result.report["recipe"]
+    split = read_split(result.bundle.file("split.csv"))
+    assert {one.photo for one in split.photos} == {one.name for one in read_manifest(photos)}
+    assert "photos of 6 individuals in photos" in card.data
+    assert "CC0-1.0" in card.licence or "what it was trained on" in card.licence
+    assert card.metrics["photos_validation"] == sum(one.role == "validation" for one in split.photos)
+    said = petid("enroll", photos, "--model", "herd", "--gallery", "herd")
+    assert (said.returncode, said.stderr) == (0, "")
+    probe = photos / "animal 2" / "3.png"
+    said = petid("identify", probe, "--gallery", "herd", "--json")
+    assert json.loads(said.stdout)["candidates"][0]["individual"] == "animal 2"
+    said = petid("classify", probe, "--model", "herd", "--json")
+    assert said.returncode == 0, said.stderr
+    assert "animal 2" in said.stdout
+
+
+@pytest.fixture
+def petid(home, tmp_path):
+    def run(*arguments):
+        command = [sys.executable, "-m", "petid_search", *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+def test_mixed_precision_trains_and_ships_float32(trained):
+    result = trained(precision="mixed_float16", freeze="none", epochs=2)
+    assert keras.config.dtype_policy().name == "float32"
+    model = _model(result)
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    assert np.isfinite([entry["loss"] for entry in result.report["history"]]).all()
+    with pytest.raises(BrokenOff):
+        trained("broken", precision="mixed_float16", freeze="none", epochs=2, watch=breaking_off_after(2))
+    assert keras.config.dtype_policy().name == "float32"
+    again = trained("broken", precision="mixed_float16", freeze="none", epochs=2)
+    assert measured(again) == measured(result)
+    assert are_equal(weights(again), weights(result))
+
+
+def test_another_training_does_not_take_a_folder_over(trained, tmp_path):
+    with pytest.raises(BrokenOff):
+        trained("model", watch=breaking_off_after(1))
+    with pytest.raises(DatasetError, match="holds another training"):
+        trained("model", seed=1)
+    trained("model")
+    with pytest.raises(ModelError, match="There is a model 'model' already"):
+        trained("model", output=tmp_path / "elsewhere")
+
+
+def test_a_loss_that_is_no_number_is_told(trained):
+    with pytest.raises(RecipeError, match="take a lower learning-rate"):
+        trained(loss="mean_squared_error", learning_rate=1e30, optimizer="sgd", epochs=3, freeze="none")
+    with pytest.raises(RecipeError, match="monitor is 'val_recall', which is not measured here; there are loss"):
+        trained("other", monitor="val_recall")
+
+
+# What follows runs in processes of their own, all forked from one that has imported Keras but not used it.
+
+_SERVER = """
+import json, os, signal, sys, threading, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from petid_search.models.backbones import import_keras
+import_keras()
+from tiny_network import registered
+from petid_search.train.config import Stage, TrainConfig
+from petid_search.train.training import Watch, train
+
+def work(job):
+    def kill():
+        os.kill(os.getpid(), signal.SIGKILL)
+    def at(*moment):
+        if list(moment) == job["moment"]:
+            kill()
+    def while_written():
+        while not list(Path(os.environ["PETID_HOME"], "models").glob(".*.partial")):
+            time.sleep(0.001)
+        time.sleep(job["moment"][1])
+        kill()
+    import tensorflow
+    if job["devices"] > 1:
+        cpu = tensorflow.config.list_physical_devices("CPU")[0]
+        tensorflow.config.set_logical_device_configuration(
+            cpu, [tensorflow.config.LogicalDeviceConfiguration()] * job["devices"]
+        )
+    if job["moment"][0] == "bundle":
+        threading.Thread(target=while_written, daemon=True).start()
+    if job["moment"][0] == "seconds":
+        threading.Timer(job["moment"][1], kill).start()
+    epochs = [0]
+    def step(told):
+        at("step", epochs[0] + 1, told.step)
+    def epoch(entry):
+        epochs[0] = entry["epoch"]
+        at("epoch", epochs[0])
+    watch = Watch(step=step, epoch=epoch, doing=lambda what, done, _: at(what, done))
+    stages = tuple(Stage(**one) for one in job["config"].pop("stages"))
+    devices = [f"CPU:{number}" for number in range(job["devices"])] if job["devices"] > 1 else None
+    with registered():
+        train(TrainConfig(**job["config"], stages=stages), output=Path(job["output"]), watch=watch, devices=devices,
+              seconds_between_checkpoints=0.0)
+
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        try:
+            work(json.loads(line))
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    home = tmp_path_factory.mktemp("forked") / "home"
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SERVER, str(Path(__file__).parent)],
+        env={**os.environ, "PETID_HOME": str(home), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    yield home, process
+    process.stdin.close()
+    process.wait(60)
+
+
+@pytest.fixture
+def forked(server, photos, tmp_path):
+    """Trains in a process of its own, killed at a moment; returns how that ended."""
+    home, process = server
+
+    def run(name, *moment, devices=1, **config):
+        about = {"backbone": "tiny", "weights": "random", "projection": 8, "batch_size": 8, "learning_rate": 0.01}
+        about |= {"folder": str(photos), "name": name, "rotation": 10.0, "variants": 2, "seed": 5}
+        about["stages"] = [{"epochs": 2}, {"epochs": 2, "freeze": "all-but-last-6"}]
+        job = {
+            "config": about | config,
+            "output": str(tmp_path / name),
+            "moment": moment or ["never"],
+            "devices": devices,
+        }
+        process.stdin.write(json.dumps(job) + "\n")
+        process.stdin.flush()
+        return int(process.stdout.readline())
+
+    yield run
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def outcome(home, output):
+    """History and weights of a training that is done."""
+    from petid_search.models.bundle import Bundle, load_keras
+
+    report = json.loads((output / "report.json").read_text())
+    history = [{name: value for name, value in one.items() if name != "seconds"} for one in report["history"]]
+    return history, load_keras(Bundle.open(home / "models" / output.name)).get_weights()
+
+
+MOMENTS = [
+    ("Passing photos through the backbone", 32),
+    ("epoch", 2),
+    ("step", 4, 2),
+    ("bundle", 0.05),
+]
+
+
+@pytest.mark.timeout(300)
+def test_killed_at_several_moments_it_ends_with_the_same(forked, server, tmp_path):
+    home, _ = server
+    assert forked("whole") == 0
+    for moment in MOMENTS:
+        assert forked("killed", *moment) == -signal.SIGKILL, moment
+    assert forked("killed") == 0
+    history, ended = outcome(home, tmp_path / "killed")
+    expected, whole = outcome(home, tmp_path / "whole")
+    assert history == expected
+    assert are_equal(ended, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_killed_at_any_moment_it_ends_with_the_same(forked, server, tmp_path):
+    home, _ = server
+    assert forked("whole") == 0
+    expected, whole = outcome(home, tmp_path / "whole")
+    draw = np.random.default_rng(0)
+    kills = 0
+    for number in range(10):
+        name = f"killed-{number}"
+        while (ended := forked(name, "seconds", float(draw.uniform(0.3, 4)))) == -signal.SIGKILL:
+            kills += 1
+            if kills % 4 == 0:
+                ended = forked(name)
+                break
+        if ended == 1:  # killed after the model was whole: it is there
+            assert (home / "models" / name / "card.json").exists()
+        history, those = outcome(home, tmp_path / name)
+        assert history == expected
+        assert are_equal(those, whole)
+    assert kills >= 10
+
+
+@pytest.mark.timeout(300)
+def test_two_devices_share_a_batch_and_learn_what_one_learns(forked, server, tmp_path):
+    home, _ = server
+    config = {"loss": "categorical_crossentropy", "rotation": 0.0, "stages": [{"epochs": 3, "freeze": "all"}]}
+    assert forked("one", cache=False, **config) == 0
+    assert forked("two", cache=False, devices=2, **config) == 0
+    (one, weights_1), (two, weights_2) = outcome(home, tmp_path / "one"), outcome(home, tmp_path / "two")
+    assert_near(one, two, 1e-3)
+    for some, other in zip(weights_1, weights_2, strict=True):
+        assert np.allclose(some, other, atol=1e-3)
+    assert forked("deep", devices=2, loss="none", metric_loss="triplet-hard", photos_per_individual=2) == 0
+    for entry in outcome(home, tmp_path / "deep")[0]:
+        assert np.isfinite(entry["loss"])
