@@ -217,11 +217,16 @@ def test_a_plateau_brings_the_learning_rate_down(trained):
 
 def test_of_equally_good_epochs_the_last_is_kept_and_it_is_said_that_the_embedding_cannot_learn(trained):
     notes = []
-    result = trained(projection=None, watch=Watch(note=notes.append))
+    result = trained(projection=None, loss="categorical_crossentropy", watch=Watch(note=notes.append))
     assert any("Only the classifier learns" in note for note in notes)
     assert result.report["best_epoch"] == 3
-    with pytest.raises(RecipeError, match="Nothing would learn"):
-        trained("nothing", loss="none", metric_loss="triplet-hard", projection=None)
+
+
+def test_an_embedding_that_learns_has_a_projection_to_learn_by(trained):
+    notes = []
+    result = trained(projection=None, watch=Watch(note=notes.append))
+    assert result.bundle.card.head.projection == 512
+    assert not any("Only the classifier learns" in note for note in notes)
 
 
 def test_features_belong_to_the_weights_that_made_them(trained):

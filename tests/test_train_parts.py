@@ -160,7 +160,7 @@ def test_features_on_a_full_disk_are_told_in_a_line(tmp_path):
 def test_features_are_made_in_little_memory(tmp_path):
     tracemalloc.start()
     try:
-        made = features(tmp_path, count=40_000, trained=np.arange(10), variants=1)
+        made = features(tmp_path, places=np.arange(40_000), trained=np.arange(10), variants=1)
         made.plain(np.array([39_999]))
         assert tracemalloc.get_traced_memory()[1] < 4_000_000  # the features are 10 MB
     finally:

@@ -370,13 +370,13 @@ class _Run:
         return self.standing.epoch >= stage.epochs or (patience is not None and self.standing.waited >= patience)
 
     def _epoch_done(self, entry: dict[str, Any], made: Callable[[], Checkpoint], log: "TensorBoardLog") -> None:
-        self.watch.epoch(entry)
         log.epoch(entry)
         last = self._is_over(self.config.plan[self.standing.stage])
         if last or time.monotonic() - self.saved >= self.seconds_between_checkpoints:
             save(made(), self.output / _CHECKPOINT)
             log.weights(self.model, entry["epoch"])
             self.saved = time.monotonic()
+        self.watch.epoch(entry)
 
     def _unfold(self) -> None:
         rng = np.random.default_rng(self.config.seed)
