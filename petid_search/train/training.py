@@ -177,8 +177,6 @@ def _completed(config: TrainConfig, objective: Objective) -> TrainConfig:
     sampler = config.sampler
     if sampler == "auto":
         sampler = "p-k" if objective.metric is not None else "balanced"
-    if objective.classifier is None and config.projection is None and _is_all_frozen(config):
-        raise RecipeError("Nothing would learn: give the embedding a projection, or freeze less than all.")
     if sampler == "p-k" and config.batch_size < 2 * config.photos_per_individual:
         raise RecipeError(
             f"A batch of {config.batch_size} holds no two individuals with {config.photos_per_individual} photos each: "
@@ -307,11 +305,6 @@ class _Run:
         self.photos = PhotoInputs(material.decoded, augmenter)
         self.augmented = augmenter is not None
         self.standing = Standing()
-        if objective.metric is None and objective.head.projection is None and _is_all_frozen(config):
-            watch.note(
-                "Only the classifier learns: the backbone is frozen, and its embedding has no projection that could. "
-                "Give --projection, or another --freeze, to shape the embedding as well."
-            )
         self.saved = time.monotonic()
         if config.sampler == "p-k":
             few = few_photos(material.labels[material.trained], config.photos_per_individual)
@@ -545,11 +538,6 @@ class _Run:
             recipe=self.config.to_json(),
             split=self.output / SPLIT_FILE,
         )
-
-
-def _is_all_frozen(config: TrainConfig) -> bool:
-    """Whether no stage lets the backbone learn."""
-    return all(stage.freeze == "all" for stage in config.plan)
 
 
 def augmentation_of(config: TrainConfig) -> Augmentation:
