@@ -57,7 +57,8 @@ def trained(photos, tmp_path):
 
     def run(name="model", *, watch=None, output=None, **config) -> Trained:
         about = {"backbone": "tiny", "weights": "random", "projection": 8, "batch_size": 8, "learning_rate": 0.01}
-        about |= {"folder": str(photos), "name": name, "epochs": 3, **config}
+        about |= {"folder": str(photos), "name": name, **config}
+        about |= {} if "stages" in about else {"epochs": about.get("epochs", 3)}
         return train(
             TrainConfig(**about), output=output or tmp_path / name, watch=watch, seconds_between_checkpoints=0.0
         )
@@ -133,7 +134,7 @@ def test_an_epochs_loss_is_the_mean_of_its_steps(trained):
 
 
 def test_broken_off_after_any_epoch_it_ends_with_the_same(trained, tmp_path):
-    config = {"epochs": 1, "stages": STAGES, "patience": 2, "monitor": "mAP", "rotation": 10.0, "variants": 2}
+    config = {"stages": STAGES, "patience": 2, "monitor": "mAP", "rotation": 10.0, "variants": 2}
     whole = trained("whole", **config)
     expected = measured(whole)
     for epoch in range(1, len(expected) + 1):
@@ -164,10 +165,8 @@ def test_a_stage_that_was_stopped_early_is_over_after_a_resume_too(trained):
 def test_what_was_frozen_moves_in_the_second_stage_only_at_its_own_rate(trained, tmp_path):
     kept = {}
 
-    def keep(entry):  # told before the epoch's own checkpoint is written
-        file = tmp_path / "model" / "checkpoint.npz"
-        if file.exists():
-            kept[entry["epoch"] - 1] = load(file).weights
+    def keep(entry):
+        kept[entry["epoch"]] = load(tmp_path / "model" / "checkpoint.npz").weights
 
     result = trained(stages=STAGES, watch=Watch(epoch=keep), monitor="none", schedule="constant", warmup=0.0)
     names = [weight.path for weight in _model(result).weights]
@@ -215,18 +214,15 @@ def test_a_plateau_brings_the_learning_rate_down(trained):
     assert rates[-1] == pytest.approx(0.3e-9)
 
 
-def test_of_equally_good_epochs_the_last_is_kept_and_it_is_said_that_the_embedding_cannot_learn(trained):
-    notes = []
-    result = trained(projection=None, loss="categorical_crossentropy", watch=Watch(note=notes.append))
-    assert any("Only the classifier learns" in note for note in notes)
+def test_of_equally_good_epochs_the_last_is_kept(trained):
+    # Retrieval stands still where nothing moves enough to be seen, the classifier learns on.
+    result = trained(learning_rate=1e-9)
+    assert len({entry["mAP"] for entry in result.report["history"]}) == 1
     assert result.report["best_epoch"] == 3
 
 
 def test_an_embedding_that_learns_has_a_projection_to_learn_by(trained):
-    notes = []
-    result = trained(projection=None, watch=Watch(note=notes.append))
-    assert result.bundle.card.head.projection == 512
-    assert not any("Only the classifier learns" in note for note in notes)
+    assert trained(projection=None).bundle.card.head.projection == 512
 
 
 def test_features_belong_to_the_weights_that_made_them(trained):
@@ -324,7 +320,7 @@ def test_mixed_precision_trains_and_ships_float32(trained):
 
 def test_another_training_does_not_take_a_folder_over(trained, tmp_path):
     with pytest.raises(BrokenOff):
-        trained("model", watch=breaking_off_after(1))
+        trained("model", watch=breaking_off_after(2))
     with pytest.raises(DatasetError, match="holds another training"):
         trained("model", seed=1)
     trained("model")

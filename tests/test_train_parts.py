@@ -100,7 +100,14 @@ def network(images):
 
 
 def features(tmp_path, photos=None, **changed):
-    about = {"count": 100, "trained": np.arange(0, 100, 2), "variants": 3, "seed": 0, "key": "key", "photos": photos}
+    about = {
+        "places": np.arange(100),
+        "trained": np.arange(0, 100, 2),
+        "variants": 3,
+        "seed": 0,
+        "key": "key",
+        "photos": photos,
+    }
     about |= {"network": network, "advance": lambda done, total: None} | changed
     photos = about.pop("photos") or Pixels()
     return FeatureInputs(tmp_path / "features.npy", photos, about.pop("network"), **about)

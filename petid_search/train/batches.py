@@ -89,8 +89,10 @@ class FeatureInputs:
         self._varied[trained] = np.arange(len(trained))
         self._places, self._trained, self._variants = places, len(trained), variants
         self._seed = seed
-        told_of = [key, places.tolist(), trained.tolist(), variants, seed]
-        digest = hashlib.sha256(json.dumps(told_of).encode()).hexdigest()
+        told_of = hashlib.sha256(json.dumps([key, variants, seed]).encode())
+        for those in (places, trained):
+            told_of.update(hashlib.sha256(np.ascontiguousarray(those)).digest())
+        digest = told_of.hexdigest()
         told = file.with_suffix(".json")
         if not (file.exists() and told.exists() and told.read_text() == digest):
             told.unlink(missing_ok=True)

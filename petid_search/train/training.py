@@ -316,11 +316,6 @@ class _Run:
         self.photos = PhotoInputs(material.decoded, augmenter)
         self.augmented = augmenter is not None
         self.standing = Standing()
-        if objective.metric is None and objective.head.projection is None and _is_all_frozen(config):
-            watch.note(
-                "Only the classifier learns: the backbone is frozen, and its embedding has no projection that could. "
-                "Give --projection, or another --freeze, to shape the embedding as well."
-            )
         self.saved = time.monotonic()
         if config.sampler == "p-k":
             few = few_photos(material.labels[material.trained], config.photos_per_individual)
@@ -554,11 +549,6 @@ class _Run:
             recipe=self.config.to_json(),
             split=self.output / SPLIT_FILE,
         )
-
-
-def _is_all_frozen(config: TrainConfig) -> bool:
-    """Whether no stage lets the backbone learn."""
-    return all(stage.freeze == "all" for stage in config.plan)
 
 
 def augmentation_of(config: TrainConfig) -> Augmentation:
