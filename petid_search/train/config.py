@@ -109,7 +109,10 @@ class TrainConfig:
         "Share of the individuals never trained on; 0.2 where the embedding learns.", None, min=0.0, max=0.9
     )
     hold_out_photos: float | None = _option(
-        "Share of a class's photos to validate on; 0.2 where a classifier learns from scores.", None, min=0.0, max=0.9
+        "Share of a class's photos to validate on; 0.2 where a classifier learns from scores, or for metrics.",
+        None,
+        min=0.0,
+        max=0.9,
     )
     least_photos: int = _option("Leave out individuals with fewer photos.", 1, min=1)
     monitor: str = _option(

@@ -10,7 +10,7 @@ from petid_search.errors import ModelError
 from petid_search.models.backbones import BACKBONES, create_backbone, find_backbone
 from petid_search.models.bundle import Bundle, load_keras
 from petid_search.models.home import list_models, open_model
-from petid_search.train.config import TrainConfig
+from petid_search.train.config import TrainConfig, nearest
 
 if TYPE_CHECKING:
     import keras
@@ -48,7 +48,8 @@ def start_from(config: TrainConfig, progress: Callable[[int, int | None], None] 
     if config.backbone not in BACKBONES:
         names = {bundle.card.name for bundle in list_models()}
         if config.backbone not in names:
-            find_backbone(config.backbone) if not names else _refuse(config.backbone, names)
+            near = nearest(config.backbone, [*sorted(names), *BACKBONES])
+            raise ModelError(f"{config.backbone!r} is neither a network nor a model. {near}")
         return _from_bundle(open_model(config.backbone), config)
     spec = find_backbone(config.backbone)
     weights: Path | Literal["download"] | None
@@ -78,10 +79,3 @@ def _from_bundle(bundle: Bundle, config: TrainConfig) -> Start:
     network = keras.Model(model.input, model.output["features"], name=card.backbone)
     origin = f"the model {card.name} ({card.fingerprint[:12]}), from {card.origin}"
     return Start(card.backbone, network, model, card.classes, origin, card.licence, card.data)
-
-
-def _refuse(name: str, models: set[str]) -> None:
-    raise ModelError(
-        f"{name!r} is neither a network nor a model. Models: {', '.join(sorted(models))}. "
-        f"Networks: {', '.join(BACKBONES)}."
-    )

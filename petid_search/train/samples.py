@@ -12,7 +12,7 @@ from petid_search.models.backbones import BACKBONES
 from petid_search.models.home import open_model
 from petid_search.train.augment import Augmentation, Augmenter, draw_augmented
 from petid_search.train.config import TrainConfig
-from petid_search.train.training import augmentation_of
+from petid_search.train.training import augmentation_of, photos_folder
 
 _PHOTOS = 6
 
@@ -21,13 +21,14 @@ def draw_samples(config: TrainConfig, file: Path) -> None:
     """Draw a few photos of a config's folder, each beside augmented variants of it.
 
     Raises:
-        RecipeError: nothing is augmented.
-        DatasetError: there is no photo, or the sheet cannot be written.
+        RecipeError: nothing is augmented, or no folder is named.
+        ModelError: there is neither such a network nor such a model.
+        DatasetError: there is no folder or no photo, or the sheet cannot be written.
     """
     augmentation = augmentation_of(config)
     if augmentation == Augmentation():
         raise RecipeError("Nothing is augmented: give --rotation, --shift, --flip, --zoom or another of the kind.")
-    manifest = read_manifest(Path(config.folder or ""))
+    manifest = read_manifest(photos_folder(config))
     known = BACKBONES.get(config.backbone)
     own = known.size if known is not None else open_model(config.backbone).card.input_size
     size = config.size or own

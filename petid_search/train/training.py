@@ -171,11 +171,11 @@ def _inherited(config: TrainConfig) -> TrainConfig:
 
 def _completed(config: TrainConfig, objective: Objective) -> TrainConfig:
     """The config with what depends on the rest of it filled in, so that its recipe tells everything."""
-    if config.folder is None:
-        raise RecipeError("There are no photos to train on: name their folder.")
+    folder = photos_folder(config)
     individuals, photos = config.hold_out_individuals, config.hold_out_photos
     individuals = (_HELD_OUT if objective.learns_embedding else 0.0) if individuals is None else individuals
-    photos = (_HELD_OUT if objective.learns_scores else 0.0) if photos is None else photos
+    measured = objective.learns_scores or config.metrics
+    photos = (_HELD_OUT if measured else 0.0) if photos is None else photos
     sampler = config.sampler
     if sampler == "auto":
         sampler = "p-k" if objective.metric is not None else "balanced"
@@ -187,7 +187,7 @@ def _completed(config: TrainConfig, objective: Objective) -> TrainConfig:
     return replace(
         config,
         projection=config.projection or (_PROJECTION if objective.learns_embedding else None),
-        name=config.name or Path(config.folder).resolve().name,
+        name=config.name or folder.resolve().name,
         hold_out_individuals=individuals,
         hold_out_photos=photos,
         sampler=sampler,
@@ -238,10 +238,7 @@ def _divided(
     config: TrainConfig, earlier: Path | None, watch: Watch
 ) -> tuple[Split, list[LabelledPhoto], NDArray[np.int64]]:
     """The split, the photos that it uses, and their groups of near-duplicates."""
-    folder = Path(str(config.folder))
-    if not folder.is_dir():
-        raise DatasetError(f"There is no folder {folder}: name one with a sub-folder for each class.")
-    manifest = read_manifest(folder, watch.problem)
+    manifest = read_manifest(photos_folder(config), watch.problem)
     groups = near_duplicate_groups(len(manifest), near_duplicate_pairs(manifest))
     given = earlier / SPLIT_FILE if earlier is not None else None if config.split is None else Path(config.split)
     if given is not None:
@@ -549,6 +546,21 @@ class _Run:
             recipe=self.config.to_json(),
             split=self.output / SPLIT_FILE,
         )
+
+
+def photos_folder(config: TrainConfig) -> Path:
+    """The folder of a config's photos.
+
+    Raises:
+        RecipeError: it names none.
+        DatasetError: there is no such folder.
+    """
+    if config.folder is None:
+        raise RecipeError("There are no photos to train on: name their folder.")
+    folder = Path(config.folder)
+    if not folder.is_dir():
+        raise DatasetError(f"There is no folder {folder}: name one with a sub-folder for each class.")
+    return folder
 
 
 def augmentation_of(config: TrainConfig) -> Augmentation:
