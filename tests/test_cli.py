@@ -116,8 +116,8 @@ def test_the_commands_are_those_of_the_documentation():
             "undo",
             "purge",
         ),
-        *("embed", "reindex", "calibrate", "dedup", "evaluate", "check"),
-        *("models add", "models backbones", "models list", "models show", "models remove", "models"),
+        *("embed", "reindex", "calibrate", "dedup", "train", "evaluate", "check"),
+        *("models add", "models backbones", "models list", "models show", "models export", "models remove", "models"),
     ]
 
 

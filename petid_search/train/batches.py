@@ -91,7 +91,7 @@ class FeatureInputs:
         self._seed = seed
         told_of = hashlib.sha256(json.dumps([key, variants, seed]).encode())
         for those in (places, trained):
-            told_of.update(hashlib.sha256(np.ascontiguousarray(those)).digest())
+            told_of.update(hashlib.sha256(those.tobytes()).digest())
         digest = told_of.hexdigest()
         told = file.with_suffix(".json")
         if not (file.exists() and told.exists() and told.read_text() == digest):
