@@ -129,7 +129,7 @@ def test_an_option_overrides_a_recipe_also_where_it_says_the_default(write):
     unsaid = dict.fromkeys(FIELDS)
     said = {"dropout": 0.0, "pooling": "avg", "dense": "", "flip": False, "epochs": 30}
     config = make_config({**base, **given({**unsaid, **said})})
-    assert config == TrainConfig(metrics=("auc",))
+    assert config == TrainConfig(metrics=("auc",), pooling="avg")
 
 
 def test_options_hold_lists_as_text_taken_apart_at_commas_outside_of_brackets():

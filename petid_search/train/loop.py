@@ -207,8 +207,6 @@ class StageRun:
         kept = self._kept
         if len(kept.validation) and self._objective.classifier is not None:
             answers = self.answer(kept.validation)
-            followed = follow(self._objective, answers["scores"], kept.labels)
-            measured.update({f"val_{name}": value for name, value in followed.items()})
             measured["val_loss"] = loss_of(self._objective, answers, kept.labels, self._classes)
             followed = follow(self._objective, answers["scores"], kept.labels)
             measured.update({f"val_{name}": value for name, value in followed.items()})
