@@ -683,23 +683,25 @@ def train(
     from petid_search.train.training import Watch, train
 
     with _named_at_the_end() as problems, _training_bar(quiet) as (step, doing), _download_bar(quiet) as download:
-        trained = train(
-            config,
-            output=output,
-            watch=Watch(
-                problem=problems.append,
-                note=_warn,
-                step=step,
-                epoch=lambda entry: _say(_epoch_line(entry), quiet or as_json),
-                doing=doing,
-                download=download,
-            ),
+        watch = Watch(
+            problem=problems.append,
+            note=lambda text: None if quiet else _warn(text),
+            step=step,
+            epoch=lambda entry: _say(_epoch_line(entry), quiet or as_json),
+            doing=doing,
+            download=download,
         )
+        try:
+            trained = train(config, output=output, watch=watch)
+        except KeyboardInterrupt:
+            _complain("Broken off: run the same command again to go on from the last checkpoint.")
+            raise typer.Exit(130) from None
         report, name = trained.report, trained.bundle.card.name
         if as_json:
             _print_json({"model": name, "output": str(trained.output), **report["figures"]})
         else:
-            figures = ", ".join(f"{key} {value:.4f}" for key, value in report["figures"].items())
+            before = {key: f" (before: {value:.4f})" for key, value in report["before"].items()}
+            figures = ", ".join(f"{key} {value:.4f}{before.get(key, '')}" for key, value in report["figures"].items())
             _say(f"Model {name} is ready{f': {figures}' if figures else ''}.", quiet)
             _say(f"Report, split and TensorBoard's log: {trained.output}", quiet)
 

@@ -113,7 +113,7 @@ def test_after_wrong_weights_and_a_wrong_monitor_the_right_ones_train_in_the_sam
     line = refused(train("photos", *SOFTMAX, *SMALL))
     assert line.startswith("There is a model 'photos' already: choose another name, or `petid models remove photos`.")
     line = refused(train("photos", *SOFTMAX, *SMALL, "--name", "b", "--output", "runs/photos"))
-    assert line == "runs/photos holds another training or report: name another --output or --name, or delete it."
+    assert line.startswith("runs/photos holds another training, with another name: go on with that one, or name ")
     assert json.loads((tmp_path / "runs" / "photos" / "report.json").read_text()) == report
 
 

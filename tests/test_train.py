@@ -17,6 +17,7 @@ from tiny_network import registered
 from petid_search.dataset import read_manifest
 from petid_search.dataset.split_file import read_split
 from petid_search.errors import DatasetError, ModelError, RecipeError
+from petid_search.evaluate import evaluate
 from petid_search.images import open_image
 from petid_search.models.backbones import import_keras
 from petid_search.models.runtime import Embedder
@@ -320,11 +321,33 @@ def test_mixed_precision_trains_and_ships_float32(trained):
 def test_another_training_does_not_take_a_folder_over(trained, tmp_path):
     with pytest.raises(BrokenOff):
         trained("model", watch=breaking_off_after(2))
-    with pytest.raises(DatasetError, match="holds another training"):
+    with pytest.raises(DatasetError, match="holds another training, with another seed: go on with that one"):
         trained("model", seed=1)
     trained("model")
     with pytest.raises(ModelError, match="There is a model 'model' already"):
         trained("model", output=tmp_path / "elsewhere")
+
+
+def test_what_the_network_was_before_is_measured_and_who_is_held_out_is_said(trained, photos):
+    notes = []
+    result = trained(watch=Watch(note=notes.append), learning_rate=1e-9, epochs=1)
+    assert any("held out to measure on; the classifier does not know those" in note for note in notes)
+    report = json.loads((result.output / "report.json").read_text())
+    assert report["before"].keys() == {"rank_1", "mAP"}
+
+    # A training that goes on from it starts where it ended.
+    again = trained("again", backbone="model", weights=None, epochs=1, learning_rate=1e-9)
+    assert again.report["before"]["mAP"] == pytest.approx(result.report["figures"]["mAP"], abs=1e-6)
+
+
+def test_an_evaluation_takes_a_trainings_split_and_measures_who_was_held_out(trained, photos, tmp_path):
+    result = trained(hold_out_individuals=0.4)
+    done = evaluate(read_manifest(photos), [Embedder(result.bundle)], split=result.output / "split.csv", replicates=5)
+    assert done.results[0].figures["mAP"].value == pytest.approx(result.report["figures"]["mAP"], abs=1e-6)
+    assert done.results[0].known.photos == 0
+    everyone = trained("everyone", hold_out_individuals=0.0)
+    with pytest.raises(DatasetError, match="holds no individual out"):
+        evaluate(read_manifest(photos), [Embedder(everyone.bundle)], split=everyone.output / "split.csv")
 
 
 def test_a_loss_that_is_no_number_is_told(trained):

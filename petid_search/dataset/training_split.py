@@ -5,6 +5,7 @@ Retrieval is measured on individuals that nothing was learnt from, a classifier 
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -106,6 +107,33 @@ def read_training_split(
     pairs = np.concatenate([near_duplicates(entries), told_pairs(used.photos)])
     refuse_leaks(leaks(used, entries, near_duplicate_groups(len(entries), pairs)), file)
     return fitted
+
+
+def held_out_of(split: Split, source: Path) -> Split:
+    """Of a training split, the individuals that were never trained on, each photo to be searched for among all others.
+
+    Args:
+        split: of the protocol `training`.
+        source: the file that it was read from, for messages.
+
+    Returns:
+        A split of the protocol `leave-one-out`; all other photos are left out.
+
+    Raises:
+        DatasetError: nobody is held out.
+    """
+    if not any(one.role == "held out" for one in split.photos):
+        raise DatasetError(
+            f"The training split {source} holds no individual out, so there is nobody to measure on: "
+            "train with --hold-out-individuals, or leave out --split."
+        )
+    photos = (
+        replace(one, role="both")
+        if one.role == "held out"
+        else replace(one, role="left out", reason=one.reason or "the model learnt from it, or from its individual")
+        for one in split.photos
+    )
+    return Split("leave-one-out", tuple(photos))
 
 
 def _check_shares(individuals: float, photos: float, least_photos: int) -> None:

@@ -26,6 +26,7 @@ from petid_search.dataset.splits import (
     make_split,
     near_duplicate_groups,
 )
+from petid_search.dataset.training_split import held_out_of
 from petid_search.embed import Embedded, Unreadable, embed_photos
 from petid_search.errors import DatasetError, PhotoError
 from petid_search.evaluate.figures import (
@@ -213,10 +214,7 @@ def _given(file: Path, photos: Sequence[LabelledPhoto], protocol: Protocol | Non
     """The split of a file, fitted to the folder; leaks that are seen without looking at photos are told at once."""
     split = read_split(file)
     if split.protocol == "training":
-        raise DatasetError(
-            f"The split {file} says what a model is trained on, not who is searched for among whom: "
-            "leave out --split, or take the split.csv of a report of `petid evaluate`."
-        )
+        split = held_out_of(split, file)
     if protocol is not None and protocol != split.protocol:
         raise DatasetError(f"The split {file} is one for {split.protocol}, not for {protocol}: leave out --protocol.")
     fitted = fit_split(split, photos, source=file)

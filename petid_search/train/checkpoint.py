@@ -26,6 +26,7 @@ class Standing:
         best_epoch: the epoch that gave it, from 1 on through all stages; None as long as there is none.
         waited: epochs since then.
         reduced: what plateaus have brought the learning rate down to, as a factor.
+        before: what the network measured before it was trained, by name.
     """
 
     stage: int = 0
@@ -35,6 +36,7 @@ class Standing:
     best_epoch: int | None = None
     waited: int = 0
     reduced: float = 1.0
+    before: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

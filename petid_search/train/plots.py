@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 NO_MEASURES: Final = ("epoch", "stage", "seconds", "learning_rate")
 """What an epoch of a history tells beside losses and metrics."""
 
-_MOST_NAMED: Final = 40
+_MOST_NAMED: Final = 60
 """Classes beyond which their names can no longer be read beside the confusion matrix."""
 _MOST_COUNTED: Final = 20
 """Classes beyond which no number fits into a cell."""
@@ -63,7 +63,7 @@ def draw_learning_curves(history: Sequence[Mapping[str, Any]], best_epoch: int |
 def draw_confusion(confusion: NDArray[np.float64], names: Sequence[str]) -> bytes:
     """Draw a confusion matrix, as shares of each row.
 
-    Up to 40 classes are named, and up to 20 have their numbers in the cells. Beyond, a cell would be smaller than a
+    Up to 60 classes are named, and up to 20 have their numbers in the cells. Beyond, a cell would be smaller than a
     pixel: then each pair that occurs is a dot, so that none is lost.
 
     Args:

@@ -25,6 +25,8 @@ def settled(precision: Precision, seed: int) -> Iterator[None]:
     """
     keras = import_keras()
     import tensorflow
+
+    tensorflow.get_logger().setLevel("ERROR")  # it warns of every function that is traced for another head or stage
     from tensorflow.python.framework import config as order  # its public half can only be switched on
 
     wanted: str = precision

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from petid_search.models.backbones import BACKBONES, create_backbone
 from petid_search.models.bundle import Bundle, write_bundle
 from petid_search.models.home import check_new_name, list_models, models_home, open_model
 from petid_search.train.augment import Augmentation, Augmenter
-from petid_search.train.batches import FeatureInputs, Inputs, PhotoInputs
+from petid_search.train.batches import FeatureInputs, Inputs, PhotoInputs, ahead
 from petid_search.train.checkpoint import Checkpoint, Standing, Weights, load, save
 from petid_search.train.config import Stage, TrainConfig
 from petid_search.train.freezing import freeze, unfold
@@ -35,7 +36,7 @@ from petid_search.train.process import settled, strategy_for
 from petid_search.train.recipe import write_recipe
 from petid_search.train.report import Classified, write_report
 from petid_search.train.sampling import balanced, few_photos, p_k, shuffled
-from petid_search.train.validation import Kept
+from petid_search.train.validation import Kept, retrieval
 
 if TYPE_CHECKING:
     import keras
@@ -139,12 +140,11 @@ def train(
     """
     watch = watch or Watch()
     started = time.monotonic()
-    config = _inherited(config)
+    name = config.name or photos_folder(config).resolve().name
+    check_new_name(name)  # before Keras is imported, which takes seconds
+    config = _inherited(replace(config, name=name))
+    config = _completed(config, make_objective(config))
     objective = make_objective(config)
-    config = _completed(config, objective)
-    objective = make_objective(config)
-    name = str(config.name)
-    check_new_name(name)
     output = Path("runs") / name if output is None else output
     resumes = _claim(output, config)
     split, photos, groups = _divided(config, output if resumes else None, watch)
@@ -156,6 +156,7 @@ def train(
             start = start_from(config, watch.download)
         size = int(start.network.input_shape[1])
         material = _gathered(split, photos, groups, output / "cache", size, watch)
+        watch.note(_who(material, objective))
         run = _Run(config, objective, start, material, output, watch, strategy, seconds_between_checkpoints)
         best = run.through_all_stages(load(output / _CHECKPOINT) if (output / _CHECKPOINT).exists() else None)
         return run.finish(name, best, started)
@@ -210,13 +211,25 @@ def _claim(output: Path, config: TrainConfig) -> bool:
             fresh.unlink()
             if not same:
                 raise DatasetError(
-                    f"{output} holds another training or report: name another --output or --name, or delete it."
+                    f"{output} holds another training{_apart(file, config)}: go on with that one, or name another "
+                    "--output or --name, or delete it."
                 )
             return begun
         fresh.replace(file)
     except OSError as error:
         raise _unwritable(output, error) from error
     return False
+
+
+def _apart(file: Path, config: TrainConfig) -> str:
+    """In which words of its recipe another training differs, as a clause; empty where it has no recipe to read."""
+    try:
+        other = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    wanted = config.to_json()
+    words = sorted(key for key in {*other, *wanted} if other.get(key) != wanted.get(key))
+    return f", with another {', '.join(words[:3])}{' and more' if len(words) > 3 else ''}" if words else ""
 
 
 def _keep(split: Split, output: Path) -> None:
@@ -285,6 +298,19 @@ def _gathered(
     return _Material(split, photos, decoded, classes, labels, trained, kept)
 
 
+def _who(material: _Material, objective: Objective) -> str:
+    """Who is trained on, and what it is measured by, in a sentence or two."""
+    kept = material.kept
+    said = f"Training on {len(material.trained)} photos of {len(material.classes)} individuals"
+    if len(kept.validation):
+        said += f", measuring on {len(kept.validation)} other photos of them"
+    if not len(kept.held_out):
+        return f"{said}."
+    knows = "; the classifier does not know those" if objective.classifier is not None else ""
+    unknown = int(kept.owners.max()) + 1
+    return f"{said}; {unknown} more individuals ({len(kept.held_out)} photos) are held out to measure on{knows}."
+
+
 class _Run:
     """One training under way."""
 
@@ -332,7 +358,9 @@ class _Run:
             self.standing, best, optimizer = checkpoint.standing, checkpoint.best, checkpoint.optimizer
             self.model.set_weights(checkpoint.weights)
             self.watch.note(f"Going on after epoch {len(self.standing.history)}.")
-        elif any(stage.freeze != "all" for stage in self.config.plan):
+        else:
+            self.standing.before = self._before()
+        if checkpoint is None and any(stage.freeze != "all" for stage in self.config.plan):
             self._unfold()
         with TensorBoardLog(self.output / "tensorboard", first_epoch=len(self.standing.history) + 1) as log:
             if checkpoint is None:
@@ -369,6 +397,26 @@ class _Run:
             log.weights(self.model, entry["epoch"])
             self.saved = time.monotonic()
         self.watch.epoch(entry)
+
+    def _before(self) -> dict[str, float]:
+        """Retrieval by the network that the training starts from: by the model's embedding, or the pooled features."""
+        import keras
+
+        from petid_search.models.architecture import Head
+        from petid_search.models.heads import create_model
+
+        kept = self.material.kept
+        if not len(kept.held_out):
+            return {}
+        with self.strategy.scope():
+            bare = self.start.model or create_model(self.start.network, Head(pooling=self.objective.head.pooling))
+            embedder = keras.Model(bare.input, bare.output["embedding"])
+        batches = [kept.held_out[at : at + 64] for at in range(0, len(kept.held_out), 64)]
+        found = []
+        for done, images in enumerate(ahead(map(self.photos.plain, batches)), start=1):
+            found.append(np.asarray(embedder.predict_on_batch(images)))
+            self.watch.doing("Measuring the network as it is", done, len(batches))
+        return retrieval(np.concatenate(found), kept)
 
     def _unfold(self) -> None:
         rng = np.random.default_rng(self.config.seed)
@@ -471,6 +519,7 @@ class _Run:
             "classes": len(material.classes),
             "individuals_held_out": int(kept.owners.max(initial=-1)) + 1,
             "figures": figures,
+            "before": self.standing.before,
             "seconds": time.monotonic() - started,
         }
         classified = None
@@ -478,6 +527,11 @@ class _Run:
             scores = stage.answer(kept.validation)["scores"]
             names = [material.photos[place].name for place in kept.validation]
             classified = Classified(material.classes, names, kept.labels, scores)
+        if "mAP" in figures and figures["mAP"] < self.standing.before.get("mAP", 0.0):
+            self.watch.note(
+                f"On the individuals held out, the model is worse than the network before it (mAP {figures['mAP']:.4f} "
+                f"after {self.standing.before['mAP']:.4f}): train it longer, at a lower rate, or on more individuals."
+            )
         report = write_report(
             self.output, self.standing.history, best_epoch=self.standing.best_epoch, classified=classified, run=run
         )
