@@ -497,3 +497,12 @@ def test_two_devices_share_a_batch_and_learn_what_one_learns(forked, server, tmp
     assert forked("deep", devices=2, loss="none", metric_loss="triplet-hard", photos_per_individual=2) == 0
     for entry in outcome(home, tmp_path / "deep")[0]:
         assert np.isfinite(entry["loss"])
+
+
+def test_a_folder_called_cache_in_the_output_keeps_what_is_not_the_trainings(trained, tmp_path):
+    mine = tmp_path / "project" / "cache" / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("precious")
+    trained(output=tmp_path / "project", epochs=1)
+    assert [file.name for file in mine.parent.iterdir()] == ["mine.txt"]
+    assert not (trained("other", epochs=1).output / "cache").exists()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -454,8 +455,6 @@ class _Run:
 
     def finish(self, name: str, best: Weights, started: float) -> Trained:
         """Write report and bundle of the best weights; then what the training no longer needs is deleted."""
-        import shutil
-
         self.model.set_weights(best)
         material, kept = self.material, self.material.kept
         stage = self._stage(len(self.config.plan) - 1, self.config.plan[-1])
@@ -482,7 +481,7 @@ class _Run:
             self.output, self.standing.history, best_epoch=self.standing.best_epoch, classified=classified, run=run
         )
         # The cache first, which makes room; a training that is broken off from here on makes what it needs of it again.
-        shutil.rmtree(self.output / "cache", ignore_errors=True)
+        _clear(self.output / "cache")
         bundle = self._write_bundle(name, figures)
         (self.output / _CHECKPOINT).unlink(missing_ok=True)
         return Trained(bundle, self.output, report)
@@ -546,6 +545,15 @@ class _Run:
             recipe=self.config.to_json(),
             split=self.output / SPLIT_FILE,
         )
+
+
+def _clear(cache: Path) -> None:
+    """Delete what a training has written there, and the folder if it was its own: a name as common may be another's."""
+    for kind in ("decoded.npy", "decoded.done", "decoded.json", "features.npy", "features.json"):
+        with suppress(OSError):
+            (cache / kind).unlink()
+    with suppress(OSError):
+        cache.rmdir()
 
 
 def photos_folder(config: TrainConfig) -> Path:
