@@ -506,3 +506,18 @@ def test_a_folder_called_cache_in_the_output_keeps_what_is_not_the_trainings(tra
     trained(output=tmp_path / "project", epochs=1)
     assert [file.name for file in mine.parent.iterdir()] == ["mine.txt"]
     assert not (trained("other", epochs=1).output / "cache").exists()
+
+
+def test_going_on_from_a_model_that_knows_what_is_measured_is_said_and_stands_in_the_card(trained):
+    trained("first", loss="categorical_crossentropy", epochs=1)
+    split = {"split": str(trained("second", epochs=1).output / "split.csv")}
+    told = []
+    on = {"backbone": "first", "weights": None, "epochs": 1, "watch": Watch(note=told.append)}
+    leaky = trained("leaky", **on)
+    assert leaky.bundle.card.metrics["known_before"]["individuals"] == 2
+    assert leaky.report["known_before"]["photos"] > 0
+    assert any("figures flatter" in note for note in told)
+    told.clear()
+    clean = trained("clean", **{**on, "backbone": "second"}, **split)
+    assert clean.report["known_before"] == {"photos": 0, "individuals": 0}
+    assert not any("figures flatter" in note for note in told)

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +19,7 @@ from petid_search.dataset.splits import Split
 from petid_search.dataset.training_split import make_training_split, read_training_split
 from petid_search.disk import sync
 from petid_search.errors import DatasetError, PhotoError, RecipeError
+from petid_search.evaluate.trained_on import Known, known
 from petid_search.images import FIT, REPORT_FILE, SPLIT_FILE
 from petid_search.models.backbones import BACKBONES, create_backbone
 from petid_search.models.bundle import Bundle, write_bundle
@@ -314,6 +315,13 @@ class _Run:
         self.photos = PhotoInputs(material.decoded, augmenter)
         self.augmented = augmenter is not None
         self.standing = Standing()
+        self.known = _known_before(start, material)
+        if self.known.photos or self.known.individuals:
+            watch.note(
+                f"{config.backbone} was itself trained on {self.known.photos} of the photos measured and on "
+                f"{self.known.individuals} of the individuals held out: the figures flatter. "
+                "Train it and go on from it by one --split."
+            )
         self.saved = time.monotonic()
         if config.sampler == "p-k":
             few = few_photos(material.labels[material.trained], config.photos_per_individual)
@@ -469,6 +477,7 @@ class _Run:
             },
             "classes": len(material.classes),
             "individuals_held_out": int(kept.owners.max(initial=-1)) + 1,
+            "known_before": asdict(self.known),
             "figures": figures,
             "seconds": time.monotonic() - started,
         }
@@ -527,6 +536,7 @@ class _Run:
             "individuals_held_out": int(material.kept.owners.max(initial=-1)) + 1,
             "photos_held_out": len(material.kept.held_out),
             "photos_validation": len(material.kept.validation),
+            "known_before": asdict(self.known),
             **figures,
         }
         return write_bundle(
@@ -545,6 +555,16 @@ class _Run:
             recipe=self.config.to_json(),
             split=self.output / SPLIT_FILE,
         )
+
+
+def _known_before(start: Start, material: _Material) -> Known:
+    """How many of the photos measured, and of the individuals held out, the model gone on from was trained on."""
+    if start.training is None:
+        return Known(0, 0)
+    kept, photos = material.kept, material.photos
+    held_out = known(start.training, (photos[place] for place in kept.held_out))
+    validation = known(start.training, (photos[place] for place in kept.validation))
+    return Known(held_out.photos + validation.photos, held_out.individuals)
 
 
 def _clear(cache: Path) -> None:
