@@ -521,3 +521,10 @@ def test_going_on_from_a_model_that_knows_what_is_measured_is_said_and_stands_in
     clean = trained("clean", **{**on, "backbone": "second"}, **split)
     assert clean.report["known_before"] == {"photos": 0, "individuals": 0}
     assert not any("figures flatter" in note for note in told)
+
+
+def test_a_model_that_flattens_is_gone_on_from_in_its_own_size_only(trained):
+    trained("flat", pooling="flatten", loss="categorical_crossentropy", epochs=1)
+    with pytest.raises(ModelError, match="leave out --size"):
+        trained("other", backbone="flat", weights=None, size=64, epochs=1)
+    assert trained("same", backbone="flat", weights=None, epochs=1).bundle.card.input_size == 48

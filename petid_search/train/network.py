@@ -78,6 +78,12 @@ def _from_bundle(bundle: Bundle, config: TrainConfig) -> Start:
     card = bundle.card
     if config.weights is not None:
         raise ModelError(f"{card.name} is a model and has weights of its own: leave out --weights.")
+    flattens = card.head.classifier is not None and card.head.classifier.flatten
+    if flattens and config.size not in (None, card.input_size):
+        raise ModelError(
+            f"{card.name} flattens the feature map of {card.input_size} px, its weights fit no other size: "
+            f"leave out --size, or take a network such as {card.backbone}."
+        )
     model = load_keras(bundle, size=config.size)
     network = keras.Model(model.input, model.output["features"], name=card.backbone)
     origin = f"the model {card.name} ({card.fingerprint[:12]}), from {card.origin}"
