@@ -528,3 +528,12 @@ def test_a_model_that_flattens_is_gone_on_from_in_its_own_size_only(trained):
     with pytest.raises(ModelError, match="leave out --size"):
         trained("other", backbone="flat", weights=None, size=64, epochs=1)
     assert trained("same", backbone="flat", weights=None, epochs=1).bundle.card.input_size == 48
+
+
+def test_a_folder_whose_name_is_blank_is_told_of_before_anything_is_trained(trained, tmp_path):
+    folder = draw_photos(tmp_path / "photos", 4, 3)
+    (folder / "animal 3").rename(folder / " ")
+    epochs = []
+    with pytest.raises(DatasetError, match="blank"):
+        trained(folder=str(folder), loss="categorical_crossentropy", watch=Watch(epoch=epochs.append))
+    assert not epochs

@@ -279,6 +279,8 @@ def _gathered(
     classes = tuple(sorted({individuals[place] for place in trained}))
     if len(classes) < 2:
         raise DatasetError(f"There is nothing to tell apart: {len(classes)} individual is left to train on.")
+    if "" in classes:
+        raise DatasetError("The name of a class's folder is blank: give the folder a name.")
     number = {name: place for place, name in enumerate(classes)}
     labels = np.array([number.get(one, -1) for one in individuals], np.int64)
     validation = validation[labels[validation] >= 0]
