@@ -100,6 +100,15 @@ def test_a_recipe_that_was_written_is_read_as_the_same_training(seed, tmp_path):
     assert notes == []
 
 
+def test_a_recipe_that_was_written_elsewhere_still_finds_its_photos_split_and_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    paths = {"folder": "photos", "split": "earlier/split.csv", "weights": "some.npz"}
+    write_recipe(TrainConfig(**paths), tmp_path / "run" / "recipe.toml")
+    values, _ = read_recipe(tmp_path / "run" / "recipe.toml")
+    assert values == {name: str(tmp_path / path) for name, path in paths.items()}
+
+
 def test_an_empty_recipe_is_the_defaults_and_the_defaults_are_an_empty_recipe(write):
     assert make_config(read_recipe(write(""))[0]) == TrainConfig()
     assert TrainConfig().to_json() == {}

@@ -520,3 +520,43 @@ def test_two_devices_share_a_batch_and_learn_what_one_learns(forked, server, tmp
     assert forked("deep", devices=2, loss="none", metric_loss="triplet-hard", photos_per_individual=2) == 0
     for entry in outcome(home, tmp_path / "deep")[0]:
         assert np.isfinite(entry["loss"])
+
+
+def test_a_folder_called_cache_in_the_output_keeps_what_is_not_the_trainings(trained, tmp_path):
+    mine = tmp_path / "project" / "cache" / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("precious")
+    trained(output=tmp_path / "project", epochs=1)
+    assert [file.name for file in mine.parent.iterdir()] == ["mine.txt"]
+    assert not (trained("other", epochs=1).output / "cache").exists()
+
+
+def test_going_on_from_a_model_that_knows_what_is_measured_is_said_and_stands_in_the_card(trained):
+    trained("first", loss="categorical_crossentropy", epochs=1)
+    split = {"split": str(trained("second", epochs=1).output / "split.csv")}
+    told = []
+    on = {"backbone": "first", "weights": None, "epochs": 1, "watch": Watch(note=told.append)}
+    leaky = trained("leaky", **on)
+    assert leaky.bundle.card.metrics["known_before"]["individuals"] == 2
+    assert leaky.report["known_before"]["photos"] > 0
+    assert any("figures flatter" in note for note in told)
+    told.clear()
+    clean = trained("clean", **{**on, "backbone": "second"}, **split)
+    assert clean.report["known_before"] == {"photos": 0, "individuals": 0}
+    assert not any("figures flatter" in note for note in told)
+
+
+def test_a_model_that_flattens_is_gone_on_from_in_its_own_size_only(trained):
+    trained("flat", pooling="flatten", loss="categorical_crossentropy", epochs=1)
+    with pytest.raises(ModelError, match="leave out --size"):
+        trained("other", backbone="flat", weights=None, size=64, epochs=1)
+    assert trained("same", backbone="flat", weights=None, epochs=1).bundle.card.input_size == 48
+
+
+def test_a_folder_whose_name_is_blank_is_told_of_before_anything_is_trained(trained, tmp_path):
+    folder = draw_photos(tmp_path / "photos", 4, 3)
+    (folder / "animal 3").rename(folder / " ")
+    epochs = []
+    with pytest.raises(DatasetError, match="blank"):
+        trained(folder=str(folder), loss="categorical_crossentropy", watch=Watch(epoch=epochs.append))
+    assert not epochs

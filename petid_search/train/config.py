@@ -21,6 +21,9 @@ Padding = Literal["reflect", "constant"]
 Precision = Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"]
 
 _FREEZE: Final = re.compile(r"none|all|(?:first|all-but-last)-\d{1,4}")
+PATHS: Final = ("folder", "split", "weights")
+"""Words whose values are paths; in a recipe, from its own folder."""
+
 _OF_A_STAGE: Final = ("epochs", "freeze")
 
 
@@ -185,8 +188,8 @@ def make_config(values: dict[str, Any], *, source: str = "the recipe", folder: P
             given[name] = tuple(_stage(one, source) for one in _list(key, value, source))
         else:
             given[name] = _converted(key, value, hints[name], source)
-        if folder is not None and name in ("folder", "split", "weights") and given[name] is not None:
-            given[name] = _placed(name, given[name], folder)
+        if folder is not None and name in PATHS and given[name] is not None:
+            given[name] = placed(name, given[name], folder)
     for name in _OF_A_STAGE:
         # An epochs that equals its default cannot be told from none afterwards.
         if given.get("stages") and name in given:
@@ -250,7 +253,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _placed(name: str, value: str, folder: Path) -> str:
+def placed(name: str, value: str, folder: Path) -> str:
+    """A path of a config as it is found from a folder; a word that stands in place of one stays."""
     if name == "weights" and value in ("download", "random"):
         return value
     return str(folder / Path(value).expanduser())

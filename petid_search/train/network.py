@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from petid_search.errors import ModelError
+from petid_search.evaluate.trained_on import Training, training_of
 from petid_search.models.backbones import BACKBONES, create_backbone, find_backbone
 from petid_search.models.bundle import Bundle, load_keras
 from petid_search.models.home import list_models, open_model
@@ -28,6 +29,7 @@ class Start:
         origin: where the weights came from.
         licence: of the weights.
         data: what they were trained on.
+        training: the photos of the model's own training; None where there is none, or nothing tells of it.
     """
 
     backbone: str
@@ -37,6 +39,7 @@ class Start:
     origin: str
     licence: str
     data: str
+    training: Training | None = None
 
 
 def start_from(config: TrainConfig, progress: Callable[[int, int | None], None] | None = None) -> Start:
@@ -75,7 +78,13 @@ def _from_bundle(bundle: Bundle, config: TrainConfig) -> Start:
     card = bundle.card
     if config.weights is not None:
         raise ModelError(f"{card.name} is a model and has weights of its own: leave out --weights.")
+    flattens = card.head.classifier is not None and card.head.classifier.flatten
+    if flattens and config.size not in (None, card.input_size):
+        raise ModelError(
+            f"{card.name} flattens the feature map of {card.input_size} px, its weights fit no other size: "
+            f"leave out --size, or take a network such as {card.backbone}."
+        )
     model = load_keras(bundle, size=config.size)
     network = keras.Model(model.input, model.output["features"], name=card.backbone)
     origin = f"the model {card.name} ({card.fingerprint[:12]}), from {card.origin}"
-    return Start(card.backbone, network, model, card.classes, origin, card.licence, card.data)
+    return Start(card.backbone, network, model, card.classes, origin, card.licence, card.data, training_of(bundle))

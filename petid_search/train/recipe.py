@@ -8,7 +8,7 @@ from typing import Any, Final
 import tomli_w
 
 from petid_search.errors import RecipeError
-from petid_search.train.config import TrainConfig, make_config, nearest
+from petid_search.train.config import PATHS, TrainConfig, make_config, nearest, placed
 
 _ORIGIN: Final = (
     *("name", "model_save_path", "dropout", "activation", "epochs", "batch_size"),
@@ -44,12 +44,14 @@ def read_recipe(file: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def write_recipe(config: TrainConfig, file: Path) -> None:
-    """Write a recipe that, read again, is the same training.
+    """Write a recipe that, read again, is the same training, wherever it lies: its paths are whole.
 
     Raises:
         OSError: the file cannot be written.
     """
-    file.write_text(tomli_w.dumps(config.to_json()), encoding="utf-8")
+    values = config.to_json()
+    values.update({name: placed(name, values[name], Path.cwd()) for name in PATHS if name in values})
+    file.write_text(tomli_w.dumps(values), encoding="utf-8")
 
 
 def _from_origin(text: str, file: Path) -> tuple[dict[str, Any], list[str]]:

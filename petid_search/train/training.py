@@ -5,7 +5,8 @@ import json
 import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +20,7 @@ from petid_search.dataset.splits import Split
 from petid_search.dataset.training_split import make_training_split, read_training_split
 from petid_search.disk import sync
 from petid_search.errors import DatasetError, PhotoError, RecipeError
+from petid_search.evaluate.trained_on import Known, known
 from petid_search.images import FIT, REPORT_FILE, SPLIT_FILE
 from petid_search.models.backbones import BACKBONES, create_backbone
 from petid_search.models.bundle import Bundle, write_bundle
@@ -290,6 +292,8 @@ def _gathered(
     classes = tuple(sorted({individuals[place] for place in trained}))
     if len(classes) < 2:
         raise DatasetError(f"There is nothing to tell apart: {len(classes)} individual is left to train on.")
+    if "" in classes:
+        raise DatasetError("The name of a class's folder is blank: give the folder a name.")
     number = {name: place for place, name in enumerate(classes)}
     labels = np.array([number.get(one, -1) for one in individuals], np.int64)
     validation = validation[labels[validation] >= 0]
@@ -339,6 +343,13 @@ class _Run:
         self.photos = PhotoInputs(material.decoded, augmenter)
         self.augmented = augmenter is not None
         self.standing = Standing()
+        self.known = _known_before(start, material)
+        if self.known.photos or self.known.individuals:
+            watch.note(
+                f"{config.backbone} was itself trained on {self.known.photos} of the photos measured and on "
+                f"{self.known.individuals} of the individuals held out: the figures flatter. "
+                "Train it and go on from it by one --split."
+            )
         self.saved = time.monotonic()
         if config.sampler == "p-k":
             few = few_photos(material.labels[material.trained], config.photos_per_individual)
@@ -502,8 +513,6 @@ class _Run:
 
     def finish(self, name: str, best: Weights, started: float) -> Trained:
         """Write report and bundle of the best weights; then what the training no longer needs is deleted."""
-        import shutil
-
         self.model.set_weights(best)
         material, kept = self.material, self.material.kept
         stage = self._stage(len(self.config.plan) - 1, self.config.plan[-1])
@@ -518,6 +527,7 @@ class _Run:
             },
             "classes": len(material.classes),
             "individuals_held_out": int(kept.owners.max(initial=-1)) + 1,
+            "known_before": asdict(self.known),
             "figures": figures,
             "before": self.standing.before,
             "seconds": time.monotonic() - started,
@@ -536,7 +546,7 @@ class _Run:
             self.output, self.standing.history, best_epoch=self.standing.best_epoch, classified=classified, run=run
         )
         # The cache first, which makes room; a training that is broken off from here on makes what it needs of it again.
-        shutil.rmtree(self.output / "cache", ignore_errors=True)
+        _clear(self.output / "cache")
         bundle = self._write_bundle(name, figures)
         (self.output / _CHECKPOINT).unlink(missing_ok=True)
         return Trained(bundle, self.output, report)
@@ -582,6 +592,7 @@ class _Run:
             "individuals_held_out": int(material.kept.owners.max(initial=-1)) + 1,
             "photos_held_out": len(material.kept.held_out),
             "photos_validation": len(material.kept.validation),
+            "known_before": asdict(self.known),
             **figures,
         }
         return write_bundle(
@@ -600,6 +611,25 @@ class _Run:
             recipe=self.config.to_json(),
             split=self.output / SPLIT_FILE,
         )
+
+
+def _known_before(start: Start, material: _Material) -> Known:
+    """How many of the photos measured, and of the individuals held out, the model gone on from was trained on."""
+    if start.training is None:
+        return Known(0, 0)
+    kept, photos = material.kept, material.photos
+    held_out = known(start.training, (photos[place] for place in kept.held_out))
+    validation = known(start.training, (photos[place] for place in kept.validation))
+    return Known(held_out.photos + validation.photos, held_out.individuals)
+
+
+def _clear(cache: Path) -> None:
+    """Delete what a training has written there, and the folder if it was its own: a name as common may be another's."""
+    for kind in ("decoded.npy", "decoded.done", "decoded.json", "features.npy", "features.json"):
+        with suppress(OSError):
+            (cache / kind).unlink()
+    with suppress(OSError):
+        cache.rmdir()
 
 
 def photos_folder(config: TrainConfig) -> Path:
