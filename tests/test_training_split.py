@@ -300,11 +300,17 @@ def test_a_split_given_again_is_audited_with_the_photos_themselves(take_photos, 
         read_training_split(file, photos)
 
 
-def test_evaluate_refuses_a_training_split(embedder, take_photos, tmp_path):
+def test_evaluate_takes_of_a_training_split_those_who_were_held_out_and_refuses_it_where_nobody_was(
+    embedder, take_photos, tmp_path
+):
     from petid_search.evaluate import evaluate
 
     photos = read_manifest(take_photos(6, 4))
+    split = make_training_split(photos, np.arange(24), hold_out_individuals=0.5, hold_out_photos=0.2)
+    write_split(split, tmp_path / "held.csv")
+    done = evaluate(photos, [embedder], split=tmp_path / "held.csv", replicates=5)
+    assert {photo.name for photo in done.photos} == {one.photo for one in split.photos if one.role == "held out"}
     write_split(make_training_split(photos, np.arange(24)), tmp_path / "split.csv")
-    with pytest.raises(DatasetError, match="says what a model is trained on") as raised:
+    with pytest.raises(DatasetError, match="holds no individual out") as raised:
         evaluate(photos, [embedder], split=tmp_path / "split.csv")
     assert "\n" not in str(raised.value)

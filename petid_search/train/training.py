@@ -419,9 +419,9 @@ class _Run:
         kept = self.material.kept
         if not len(kept.held_out):
             return {}
-        with self.strategy.scope():
-            bare = self.start.model or create_model(self.start.network, Head(pooling=self.objective.head.pooling))
-            embedder = keras.Model(bare.input, bare.output["embedding"])
+        # Not in the strategy's scope: each device would answer for the whole batch.
+        bare = self.start.model or create_model(self.start.network, Head(pooling=self.objective.head.pooling))
+        embedder = keras.Model(bare.input, bare.output["embedding"])
         batches = [kept.held_out[at : at + 64] for at in range(0, len(kept.held_out), 64)]
         found = []
         for done, images in enumerate(ahead(map(self.photos.plain, batches)), start=1):
