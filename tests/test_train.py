@@ -489,6 +489,7 @@ def test_killed_at_several_moments_it_ends_with_the_same(forked, server, tmp_pat
 @pytest.mark.timeout(1200)
 def test_killed_at_any_moment_it_ends_with_the_same(forked, server, tmp_path):
     home, _ = server
+    assert forked("first") == 0  # which waits for the server to be ready
     started = time.monotonic()
     assert forked("whole") == 0
     lasted = time.monotonic() - started
