@@ -210,10 +210,11 @@ def _claim(output: Path, config: TrainConfig) -> bool:
         begun = (output / _CHECKPOINT).exists()
         if begun or (output / REPORT_FILE).exists():
             same = file.exists() and file.read_bytes() == fresh.read_bytes()
+            apart = _apart(file, fresh)
             fresh.unlink()
             if not same:
                 raise DatasetError(
-                    f"{output} holds another training{_apart(file, config)}: go on with that one, or name another "
+                    f"{output} holds another training{apart}: go on with that one, or name another "
                     "--output or --name, or delete it."
                 )
             return begun
@@ -223,14 +224,13 @@ def _claim(output: Path, config: TrainConfig) -> bool:
     return False
 
 
-def _apart(file: Path, config: TrainConfig) -> str:
-    """In which words of its recipe another training differs, as a clause; empty where it has no recipe to read."""
+def _apart(file: Path, fresh: Path) -> str:
+    """In which words two recipes differ, as a clause; empty where one of them cannot be read."""
     try:
-        other = tomllib.loads(file.read_text(encoding="utf-8"))
+        one, other = (tomllib.loads(recipe.read_text(encoding="utf-8")) for recipe in (file, fresh))
     except (OSError, ValueError):
         return ""
-    wanted = config.to_json()
-    words = sorted(key for key in {*other, *wanted} if other.get(key) != wanted.get(key))
+    words = sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
     return f", with another {', '.join(words[:3])}{' and more' if len(words) > 3 else ''}" if words else ""
 
 
