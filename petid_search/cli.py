@@ -187,20 +187,12 @@ def identify(
 ) -> None:
     """Say who is on each photo: match, uncertain or unknown, with the most similar individuals."""
     from petid_search import identify as library
-    from petid_search.embed import Unreadable
 
     with _named_at_the_end() as problems, _open(gallery) as herd_book:
         paths = _photos_of(photos, problems)
         answers = library.identify(paths, herd_book, _embedder_of(herd_book), top=top, fpir=fpir)
-        for answer in _with_progress(answers, len(paths), "Identifying", quiet):
-            if isinstance(answer, Unreadable):
-                problems.append(answer.error)
-                if as_json:
-                    _print_json({"photo": str(answer.path), "error": str(answer.error)})
-            elif as_json:
-                _print_json(answer.to_json())
-            else:
-                _print_identification(answer)
+        for answer in _to_be_printed(_with_progress(answers, len(paths), "Identifying", quiet), problems, as_json):
+            _print_identification(answer)
 
 
 @app.command()
@@ -218,7 +210,6 @@ def classify(
 ) -> None:
     """Score each photo for every individual that a model was trained on; it knows no strangers, see identify."""
     from petid_search import classify as library
-    from petid_search.embed import Unreadable
     from petid_search.models.home import only_classifier, open_model
     from petid_search.models.runtime import Embedder
 
@@ -227,17 +218,10 @@ def classify(
         embedder.require_classifier()
         paths = _photos_of(photos, problems)
         answers = library.classify(paths, embedder, top=top if top or as_json else 5)
-        for answer in _with_progress(answers, len(paths), "Classifying", quiet):
-            if isinstance(answer, Unreadable):
-                problems.append(answer.error)
-                if as_json:
-                    _print_json({"photo": str(answer.path), "error": str(answer.error)})
-            elif as_json:
-                _print_json(answer.to_json())
-            else:
-                _print(f"{answer.photo}: the best of {len(embedder.classes)} classes of {answer.model}")
-                for place, (name, score) in enumerate(answer.scores.items(), start=1):
-                    _print(f"{place:4d}  {score:6.1%}  {name}")
+        for answer in _to_be_printed(_with_progress(answers, len(paths), "Classifying", quiet), problems, as_json):
+            _print(f"{answer.photo}: the best of {len(embedder.classes)} classes of {answer.model}")
+            for place, (name, score) in enumerate(answer.scores.items(), start=1):
+                _print(f"{place:4d}  {score:6.1%}  {name}")
 
 
 @app.command()
@@ -1097,6 +1081,21 @@ def _with_progress(results: Iterable[T], total: int, what: str, quiet: bool) -> 
         for result in results:
             advance()
             yield result
+
+
+def _to_be_printed(answers: Iterable[Any], problems: list[PetidError], as_json: bool) -> Iterator[Any]:
+    """The answers for photos that could be read; as JSON, each is printed here already, and so is what failed."""
+    from petid_search.embed import Unreadable
+
+    for answer in answers:
+        if isinstance(answer, Unreadable):
+            problems.append(answer.error)
+            if as_json:
+                _print_json({"photo": str(answer.path), "error": str(answer.error)})
+        elif as_json:
+            _print_json(answer.to_json())
+        else:
+            yield answer
 
 
 @contextmanager

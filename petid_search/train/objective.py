@@ -92,8 +92,7 @@ def _head(config: TrainConfig, kind: LossKind | None) -> Head:
                 f"{kind.name} trains a classifier that stands on the embedding itself: leave out dense, dropout, "
                 "batch-norm and pooling flatten, or take a loss of scores such as categorical_crossentropy."
             )
-        scale = float(parse_call(config.loss)[1].get("scale", 30.0))
-        classifier = Classifier(kind="cosine", scale=scale, centres=kind.centres)
+        classifier = Classifier(kind="cosine", scale=float(_find_loss(config.loss).scale), centres=kind.centres)
     elif kind is not None:
         classifier = Classifier(
             kind="softmax",

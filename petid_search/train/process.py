@@ -25,24 +25,25 @@ def settled(precision: Precision, seed: int) -> Iterator[None]:
     """
     keras = import_keras()
     import tensorflow
-
-    tensorflow.get_logger().setLevel("ERROR")  # it warns of every function that is traced for another head or stage
     from tensorflow.python.framework import config as order  # its public half can only be switched on
 
     wanted: str = precision
     if precision == "auto":
         wanted = "mixed_float16" if tensorflow.config.list_physical_devices("GPU") else "float32"
     policy, ordered = keras.config.dtype_policy(), order.is_op_determinism_enabled()
+    logger, told = tensorflow.get_logger(), tensorflow.get_logger().level
     drawn, numpy_drawn = random.getstate(), np.random.get_state()  # the one that Keras seeds
     try:
         keras.config.set_dtype_policy(wanted)
         keras.utils.set_random_seed(seed)
         tensorflow.config.experimental.enable_op_determinism()
+        logger.setLevel("ERROR")  # it warns of every function that is traced for another head or stage
         yield
     finally:
         keras.config.set_dtype_policy(policy)
         if not ordered:
             order.disable_op_determinism()
+        logger.setLevel(told)
         random.setstate(drawn)
         np.random.set_state(numpy_drawn)
 

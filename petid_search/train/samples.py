@@ -12,7 +12,8 @@ from petid_search.models.backbones import BACKBONES
 from petid_search.models.home import open_model
 from petid_search.train.augment import Augmentation, Augmenter, draw_augmented
 from petid_search.train.config import TrainConfig
-from petid_search.train.training import augmentation_of, photos_folder
+from petid_search.train.material import photos_folder
+from petid_search.train.training import augmentation_of
 
 _PHOTOS = 6
 

@@ -1,11 +1,8 @@
 """The whole of a training, from photos to report and bundle; broken off, it is taken up where it stopped."""
 
 import hashlib
-import json
 import time
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,15 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from petid_search.dataset import near_duplicate_groups, read_manifest, write_split
-from petid_search.dataset.manifest import LabelledPhoto
-from petid_search.dataset.near_duplicates import near_duplicate_pairs
-from petid_search.dataset.splits import Split
-from petid_search.dataset.training_split import make_training_split, read_training_split
-from petid_search.disk import sync
-from petid_search.errors import DatasetError, PhotoError, RecipeError
+from petid_search.errors import PhotoError, RecipeError
 from petid_search.evaluate.trained_on import Known, known
-from petid_search.images import FIT, REPORT_FILE, SPLIT_FILE
+from petid_search.images import FIT, SPLIT_FILE
 from petid_search.models.backbones import BACKBONES, create_backbone
 from petid_search.models.bundle import Bundle, write_bundle
 from petid_search.models.home import check_new_name, list_models, models_home, open_model
@@ -31,22 +22,21 @@ from petid_search.train.checkpoint import Checkpoint, Standing, Weights, load, s
 from petid_search.train.config import Stage, TrainConfig
 from petid_search.train.freezing import freeze, unfold
 from petid_search.train.loop import StageRun, Step
+from petid_search.train.material import Material, divide, gather, photos_folder
 from petid_search.train.network import Start, start_from
 from petid_search.train.objective import Objective, make_objective
+from petid_search.train.output import CACHE, CHECKPOINT_FILE, claim, clear, keep
 from petid_search.train.photos import DecodedPhotos
 from petid_search.train.process import settled, strategy_for
-from petid_search.train.recipe import write_recipe
 from petid_search.train.report import Classified, write_report
 from petid_search.train.sampling import balanced, few_photos, p_k, shuffled
-from petid_search.train.validation import Kept, retrieval
+from petid_search.train.validation import retrieval
 
 if TYPE_CHECKING:
     import keras
 
     from petid_search.train.tensorboard import TensorBoardLog
 
-RECIPE_FILE: Final = "recipe.toml"
-_CHECKPOINT: Final = "checkpoint.npz"
 _HELD_OUT: Final = 0.2
 _PROJECTION: Final = 512
 """Numbers of an embedding that learns; of a frozen backbone, nothing else of it could."""
@@ -89,29 +79,6 @@ class Trained:
     report: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Material:
-    """The photos of a training, by their places.
-
-    Attributes:
-        split: what each photo is for.
-        photos: those of the split that are used, in its order, some of which may turn out unreadable.
-        decoded: their pixels.
-        classes: names of the individuals trained on, sorted; a class number is a place here.
-        labels: int64, (photos,), class numbers; -1 for individuals that are held out.
-        trained: int64, places of the photos trained on.
-        kept: what is measured by.
-    """
-
-    split: Split
-    photos: list[LabelledPhoto]
-    decoded: DecodedPhotos
-    classes: tuple[str, ...]
-    labels: NDArray[np.int64]
-    trained: NDArray[np.int64]
-    kept: Kept
-
-
 def train(
     config: TrainConfig,
     *,
@@ -148,19 +115,19 @@ def train(
     config = _completed(config, make_objective(config))
     objective = make_objective(config)
     output = Path("runs") / name if output is None else output
-    resumes = _claim(output, config)
-    split, photos, groups = _divided(config, output if resumes else None, watch)
+    resumes = claim(output, config)
+    split, photos, groups = divide(config, output / SPLIT_FILE if resumes else None, watch.problem)
     if not resumes:
-        _keep(split, output)
+        keep(split, output)
     strategy = strategy_for(devices)
     with settled(config.precision, config.seed):
         with strategy.scope():
             start = start_from(config, watch.download)
         size = int(start.network.input_shape[1])
-        material = _gathered(split, photos, groups, output / "cache", size, watch)
+        material = gather(split, photos, groups, output / CACHE, size, problem=watch.problem, doing=watch.doing)
         watch.note(_who(material, objective))
         run = _Run(config, objective, start, material, output, watch, strategy, seconds_between_checkpoints)
-        best = run.through_all_stages(load(output / _CHECKPOINT) if (output / _CHECKPOINT).exists() else None)
+        best = run.through_all_stages(load(output / CHECKPOINT_FILE) if (output / CHECKPOINT_FILE).exists() else None)
         return run.finish(name, best, started)
 
 
@@ -174,7 +141,6 @@ def _inherited(config: TrainConfig) -> TrainConfig:
 
 def _completed(config: TrainConfig, objective: Objective) -> TrainConfig:
     """The config with what depends on the rest of it filled in, so that its recipe tells everything."""
-    folder = photos_folder(config)
     individuals, photos = config.hold_out_individuals, config.hold_out_photos
     individuals = (_HELD_OUT if objective.learns_embedding else 0.0) if individuals is None else individuals
     measured = objective.learns_scores or config.metrics
@@ -190,119 +156,13 @@ def _completed(config: TrainConfig, objective: Objective) -> TrainConfig:
     return replace(
         config,
         projection=config.projection or (_PROJECTION if objective.learns_embedding else None),
-        name=config.name or folder.resolve().name,
         hold_out_individuals=individuals,
         hold_out_photos=photos,
         sampler=sampler,
     )
 
 
-def _claim(output: Path, config: TrainConfig) -> bool:
-    """Make the output's folder this training's; whether it is already, and the training goes on.
-
-    Another training is in nobody's way if it stopped before its first checkpoint, as by a wrong name of weights.
-    """
-    file = output / RECIPE_FILE
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        fresh = output / f".{RECIPE_FILE}"
-        write_recipe(config, fresh)
-        begun = (output / _CHECKPOINT).exists()
-        if begun or (output / REPORT_FILE).exists():
-            same = file.exists() and file.read_bytes() == fresh.read_bytes()
-            apart = _apart(file, fresh)
-            fresh.unlink()
-            if not same:
-                raise DatasetError(
-                    f"{output} holds another training{apart}: go on with that one, or name another "
-                    "--output or --name, or delete it."
-                )
-            return begun
-        fresh.replace(file)
-    except OSError as error:
-        raise _unwritable(output, error) from error
-    return False
-
-
-def _apart(file: Path, fresh: Path) -> str:
-    """In which words two recipes differ, as a clause; empty where one of them cannot be read."""
-    try:
-        one, other = (tomllib.loads(recipe.read_text(encoding="utf-8")) for recipe in (file, fresh))
-    except (OSError, ValueError):
-        return ""
-    words = sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
-    return f", with another {', '.join(words[:3])}{' and more' if len(words) > 3 else ''}" if words else ""
-
-
-def _keep(split: Split, output: Path) -> None:
-    """Write the split, whole or not at all: a training that is taken up again goes by it."""
-    partial = output / f".{SPLIT_FILE}"
-    try:
-        write_split(split, partial)
-        sync(partial)
-        partial.replace(output / SPLIT_FILE)
-    except OSError as error:
-        raise _unwritable(output, error) from error
-
-
-def _unwritable(output: Path, error: OSError) -> DatasetError:
-    return DatasetError(f"{output} cannot be written ({error.strerror}): make room, or name another --output.")
-
-
-def _divided(
-    config: TrainConfig, earlier: Path | None, watch: Watch
-) -> tuple[Split, list[LabelledPhoto], NDArray[np.int64]]:
-    """The split, the photos that it uses, and their groups of near-duplicates."""
-    manifest = read_manifest(photos_folder(config), watch.problem)
-    groups = near_duplicate_groups(len(manifest), near_duplicate_pairs(manifest))
-    given = earlier / SPLIT_FILE if earlier is not None else None if config.split is None else Path(config.split)
-    if given is not None:
-        split = read_training_split(given, manifest)
-    else:
-        split = make_training_split(
-            manifest,
-            groups,
-            hold_out_individuals=float(config.hold_out_individuals or 0.0),
-            hold_out_photos=float(config.hold_out_photos or 0.0),
-            least_photos=config.least_photos,
-            seed=config.seed,
-        )
-    by_name = {photo.name: place for place, photo in enumerate(manifest)}
-    places = [by_name[one.photo] for one in split.photos if one.role != "left out"]
-    return split, [manifest[place] for place in places], groups[places]
-
-
-def _gathered(
-    split: Split, photos: list[LabelledPhoto], groups: NDArray[np.int64], cache: Path, size: int, watch: Watch
-) -> _Material:
-    """Decode the photos, and number the individuals."""
-    done = 0
-
-    def advance(more: int) -> None:
-        nonlocal done
-        done += more
-        watch.doing("Decoding", done, len(photos))
-
-    decoded = DecodedPhotos(photos, size, cache, problem=watch.problem, advance=advance)
-    assigned = {one.photo: one for one in split.photos}
-    individuals = [assigned[photo.name].individual for photo in photos]
-    roles = np.array([assigned[photo.name].role for photo in photos])
-    roles[~decoded.usable] = "left out"
-    trained, validation, held_out = (np.flatnonzero(roles == role) for role in ("train", "validation", "held out"))
-    classes = tuple(sorted({individuals[place] for place in trained}))
-    if len(classes) < 2:
-        raise DatasetError(f"There is nothing to tell apart: {len(classes)} individual is left to train on.")
-    if "" in classes:
-        raise DatasetError("The name of a class's folder is blank: give the folder a name.")
-    number = {name: place for place, name in enumerate(classes)}
-    labels = np.array([number.get(one, -1) for one in individuals], np.int64)
-    validation = validation[labels[validation] >= 0]
-    _, owners = np.unique([individuals[place] for place in held_out], return_inverse=True)
-    kept = Kept(validation, labels[validation], held_out, owners.astype(np.int64), groups[held_out])
-    return _Material(split, photos, decoded, classes, labels, trained, kept)
-
-
-def _who(material: _Material, objective: Objective) -> str:
+def _who(material: Material, objective: Objective) -> str:
     """Who is trained on, and what it is measured by, in a sentence or two."""
     kept = material.kept
     said = f"Training on {len(material.trained)} photos of {len(material.classes)} individuals"
@@ -311,8 +171,9 @@ def _who(material: _Material, objective: Objective) -> str:
     if not len(kept.held_out):
         return f"{said}."
     knows = "; the classifier does not know those" if objective.classifier is not None else ""
-    unknown = int(kept.owners.max()) + 1
-    return f"{said}; {unknown} more individuals ({len(kept.held_out)} photos) are held out to measure on{knows}."
+    return (
+        f"{said}; {material.held_out} more individuals ({len(kept.held_out)} photos) are held out to measure on{knows}."
+    )
 
 
 class _Run:
@@ -323,7 +184,7 @@ class _Run:
         config: TrainConfig,
         objective: Objective,
         start: Start,
-        material: _Material,
+        material: Material,
         output: Path,
         watch: Watch,
         strategy: Any,
@@ -404,7 +265,7 @@ class _Run:
         log.epoch(entry)
         last = self._is_over(self.config.plan[self.standing.stage])
         if last or time.monotonic() - self.saved >= self.seconds_between_checkpoints:
-            save(made(), self.output / _CHECKPOINT)
+            save(made(), self.output / CHECKPOINT_FILE)
             log.weights(self.model, entry["epoch"])
             self.saved = time.monotonic()
         self.watch.epoch(entry)
@@ -466,7 +327,7 @@ class _Run:
         taken = self.start.network.output if flattens else self.model.get_layer("pooled").output
         network = keras.Model(self.start.network.input, taken)
         features = FeatureInputs(
-            self.output / "cache" / "features.npy",
+            self.output / CACHE / "features.npy",
             self.photos,
             network.predict_on_batch,
             places=np.flatnonzero(self.material.decoded.usable),
@@ -517,7 +378,12 @@ class _Run:
         material, kept = self.material, self.material.kept
         stage = self._stage(len(self.config.plan) - 1, self.config.plan[-1])
         figures = stage.measure()
-        self._log(stage)
+        classified = None
+        if self.classes and len(kept.validation):
+            scores = stage.answer(kept.validation)["scores"]
+            names = [material.photos[place].name for place in kept.validation]
+            classified = Classified(material.classes, names, kept.labels, scores)
+        self._log(stage, classified)
         run = {
             "model": name,
             "recipe": self.config.to_json(),
@@ -526,17 +392,12 @@ class _Run:
                 for role in ("train", "validation", "held out", "left out")
             },
             "classes": len(material.classes),
-            "individuals_held_out": int(kept.owners.max(initial=-1)) + 1,
+            "individuals_held_out": material.held_out,
             "known_before": asdict(self.known),
             "figures": figures,
             "before": self.standing.before,
             "seconds": time.monotonic() - started,
         }
-        classified = None
-        if self.classes and len(kept.validation):
-            scores = stage.answer(kept.validation)["scores"]
-            names = [material.photos[place].name for place in kept.validation]
-            classified = Classified(material.classes, names, kept.labels, scores)
         if "mAP" in figures and figures["mAP"] < self.standing.before.get("mAP", 0.0):
             self.watch.note(
                 f"On the individuals held out, the model is worse than the network before it (mAP {figures['mAP']:.4f} "
@@ -546,21 +407,20 @@ class _Run:
             self.output, self.standing.history, best_epoch=self.standing.best_epoch, classified=classified, run=run
         )
         # The cache first, which makes room; a training that is broken off from here on makes what it needs of it again.
-        _clear(self.output / "cache")
+        clear(self.output / CACHE)
         bundle = self._write_bundle(name, figures)
-        (self.output / _CHECKPOINT).unlink(missing_ok=True)
+        (self.output / CHECKPOINT_FILE).unlink(missing_ok=True)
         return Trained(bundle, self.output, report)
 
-    def _log(self, stage: StageRun) -> None:
+    def _log(self, stage: StageRun, classified: Classified | None) -> None:
         """Precision-recall curves and the projector, of the best weights."""
         from petid_search.train.tensorboard import TensorBoardLog
 
         kept, material = self.material.kept, self.material
         epoch = len(self.standing.history)
         with TensorBoardLog(self.output / "tensorboard", first_epoch=epoch + 1) as log:
-            if self.classes and len(kept.validation):
-                scores = stage.answer(kept.validation)["scores"]
-                log.precision_recall(kept.labels, scores, material.classes, epoch)
+            if classified is not None:
+                log.precision_recall(classified.labels, classified.scores, classified.names, epoch)
             shown = kept.held_out if len(kept.held_out) else kept.validation
             if len(shown):
                 names = {one.photo: one.individual for one in material.split.photos}
@@ -589,7 +449,7 @@ class _Run:
         measured = {
             "protocol": f"split.csv (sha256 {split_digest[:12]}): retrieval of held-out individuals' photos among each "
             "other, near-duplicates apart; accuracy on photos not trained on",
-            "individuals_held_out": int(material.kept.owners.max(initial=-1)) + 1,
+            "individuals_held_out": material.held_out,
             "photos_held_out": len(material.kept.held_out),
             "photos_validation": len(material.kept.validation),
             "known_before": asdict(self.known),
@@ -607,13 +467,13 @@ class _Run:
             data=f"{len(material.trained)} photos of {len(material.classes)} individuals in {folder}; "
             f"before that: {self.start.data}",
             classes=material.classes if self.classes else (),
-            metrics=json.loads(json.dumps(measured)),
+            metrics=measured,
             recipe=self.config.to_json(),
             split=self.output / SPLIT_FILE,
         )
 
 
-def _known_before(start: Start, material: _Material) -> Known:
+def _known_before(start: Start, material: Material) -> Known:
     """How many of the photos measured, and of the individuals held out, the model gone on from was trained on."""
     if start.training is None:
         return Known(0, 0)
@@ -621,30 +481,6 @@ def _known_before(start: Start, material: _Material) -> Known:
     held_out = known(start.training, (photos[place] for place in kept.held_out))
     validation = known(start.training, (photos[place] for place in kept.validation))
     return Known(held_out.photos + validation.photos, held_out.individuals)
-
-
-def _clear(cache: Path) -> None:
-    """Delete what a training has written there, and the folder if it was its own: a name as common may be another's."""
-    for kind in ("decoded.npy", "decoded.done", "decoded.json", "features.npy", "features.json"):
-        with suppress(OSError):
-            (cache / kind).unlink()
-    with suppress(OSError):
-        cache.rmdir()
-
-
-def photos_folder(config: TrainConfig) -> Path:
-    """The folder of a config's photos.
-
-    Raises:
-        RecipeError: it names none.
-        DatasetError: there is no such folder.
-    """
-    if config.folder is None:
-        raise RecipeError("There are no photos to train on: name their folder.")
-    folder = Path(config.folder)
-    if not folder.is_dir():
-        raise DatasetError(f"There is no folder {folder}: name one with a sub-folder for each class.")
-    return folder
 
 
 def augmentation_of(config: TrainConfig) -> Augmentation:
