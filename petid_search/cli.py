@@ -410,7 +410,7 @@ def embed(
 def reindex(
     model: Annotated[
         str | None,
-        typer.Option(help="A model's name.", show_default="what is called as the gallery's now, or else petid-dogs"),
+        typer.Option(help="A model's name.", show_default="the gallery's, as it is now; or else petid-dogs"),
     ] = None,
     gallery: GalleryOption = _GALLERY,
     quiet: Quiet = False,

@@ -76,6 +76,19 @@ def test_photos_are_embedded_and_models_evaluated_with_it(run, take_photos, tmp_
     assert json.loads(run("evaluate", photos, "--json"))["model"] == "petid-dogs"
 
 
+def test_names_that_it_was_trained_on_are_not_taken_for_those_of_the_user(run, take_photos, tmp_path, monkeypatch):
+    photos = take_photos(3, 3)
+    split = tmp_path / "split.csv"
+    split.write_text("photo,sha256,individual,role\n1/1.jpg,00,1,train\n")
+    write_small_model(tmp_path / "trained", "petid-dogs", seed=3, split=split)
+    shutil.copytree(tmp_path / "trained", tmp_path / "home" / "models", dirs_exist_ok=True)
+    flatters = "1 of their 3 individuals"
+    assert flatters in CliRunner().invoke(app, ["evaluate", str(photos)]).stderr
+    run("models", "remove", "petid-dogs")
+    monkeypatch.setattr(bundles, "SHIPPED", tmp_path / "trained")
+    assert CliRunner().invoke(app, ["evaluate", str(photos)]).stderr == ""
+
+
 def test_a_gallery_made_with_it_still_answers_when_a_model_of_ones_own_takes_its_place(run, take_photos, tmp_path):
     photos = take_photos(3, 2)
     run("enroll", photos)
