@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from conftest import write_small_model
@@ -170,3 +171,8 @@ def test_a_recipe_says_what_only_people_know_and_models_show_tells_it(run, take_
     for said in (*CARD_WORDS.values(), "Not for", "Measured by split.csv", "rank_1", "tiny at 48 px"):
         assert said in shown
     assert "{" not in shown
+    with h5py.File(open_model("told").file(bundles.WEIGHTS)) as stored:
+        kinds = []
+        stored.visititems(lambda _, item: kinds.append((item.ndim > 1, item.dtype)) if "shape" in dir(item) else None)
+    assert {kind for is_kernel, kind in kinds if is_kernel} == {np.dtype(np.float16)}
+    assert np.dtype(np.float32) in {kind for is_kernel, kind in kinds if not is_kernel}
