@@ -70,9 +70,6 @@ GalleryOption = Annotated[
 OnePhoto = Annotated[Path, typer.Argument(metavar="PHOTO", readable=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but results and errors.")]
-ModelOption = Annotated[
-    str | None, typer.Option("--model", help="A model's name; needed where there are several.", show_default=False)
-]
 Fpir = Annotated[float, typer.Option(min=0.0001, max=0.5, help="Share of strangers that may be called by a name.")]
 ProtocolName = Literal["leave-one-out", "gallery-probe", "open-set", "verification", "by-time"]
 _GALLERY: Final = Path("index")
@@ -114,7 +111,9 @@ def enroll(
     ],
     name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Whom all of the photos show.")] = None,
     link: Annotated[bool, typer.Option("--link", help="Leave the photos where they are; do not copy them.")] = False,
-    model: ModelOption = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model's name.", show_default="the gallery's; for a new gallery petid-dogs")
+    ] = None,
     gallery: GalleryOption = _GALLERY,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -374,18 +373,18 @@ def embed(
         Path,
         typer.Option(metavar="FILE.npz", help="Arrays `paths` (n,) and `embeddings` (n, d).", dir_okay=False),
     ],
-    model: ModelOption = None,
+    model: Annotated[str, typer.Option(help="A model's name.")] = "petid-dogs",
     quiet: Quiet = False,
 ) -> None:
     """Write the embeddings of photos to a file, for use elsewhere."""
     import numpy as np
 
     from petid_search.embed import Embedded, Unreadable, embed_photos
-    from petid_search.models.home import only_model, open_model
+    from petid_search.models.home import open_model
     from petid_search.models.runtime import Embedder
 
     with _named_at_the_end() as problems:
-        embedder = Embedder(only_model() if model is None else open_model(model))
+        embedder = Embedder(open_model(model))
         photos = _photos_of(paths, problems)
         names: list[str] = []
         vectors = np.empty((len(photos), embedder.dimension), np.float32)
@@ -408,15 +407,25 @@ def embed(
 
 
 @app.command()
-def reindex(model: ModelOption = None, gallery: GalleryOption = _GALLERY, quiet: Quiet = False) -> None:
+def reindex(
+    model: Annotated[
+        str | None,
+        typer.Option(help="A model's name.", show_default="the gallery's, as it is now; or else petid-dogs"),
+    ] = None,
+    gallery: GalleryOption = _GALLERY,
+    quiet: Quiet = False,
+) -> None:
     """Embed the whole gallery with another model; goes on where it was stopped, then switches over at once."""
     from petid_search import reindex as library
     from petid_search.calibrate import current_calibration
-    from petid_search.models.home import only_model, open_model
+    from petid_search.models.home import DEFAULT, has_model, open_model
     from petid_search.models.runtime import Embedder
 
     with _named_at_the_end() as problems, _open(gallery) as herd_book:
-        embedder = Embedder(only_model() if model is None else open_model(model))
+        if model is None:  # the one there was may have been trained anew, or come anew with petid
+            own = herd_book.model
+            model = own.name if own is not None and has_model(own.name) else DEFAULT
+        embedder = Embedder(open_model(model))
         missing = library.count_missing(herd_book, embedder)
         for problem in _with_progress(library.reindex(herd_book, embedder), missing, "Embedding", quiet):
             if problem is not None:
@@ -695,7 +704,11 @@ def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of individuals' folders.", readable=False)],
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", help="A model's name; several are compared, each named by its own --model."),
+        typer.Option(
+            "--model",
+            help="A model's name; several are compared, each named by its own --model.",
+            show_default="petid-dogs",
+        ),
     ] = None,
     all_models: Annotated[bool, typer.Option("--all-models", help="Compare all models there are.")] = False,
     rule: Annotated[
@@ -740,7 +753,7 @@ def evaluate(
     from petid_search.evaluate.page import warnings as warnings_of
     from petid_search.evaluate.report import output_folder
     from petid_search.images import is_folder, shortened
-    from petid_search.models.home import list_models, only_model, open_model
+    from petid_search.models.home import DEFAULT, list_models, open_model
     from petid_search.models.runtime import Embedder
 
     rules = list(dict.fromkeys(one.value for one in rule or [RuleName.BEST_PHOTO]))
@@ -760,9 +773,9 @@ def evaluate(
             place = folder.resolve().parent if inside else Path()
             output = _free_name(f"evaluation-{folder.resolve().name}", "", place)
         with output_folder(output, folder):
-            names = list(dict.fromkeys(model or []))
+            names = list(dict.fromkeys(model or [DEFAULT]))
             bundles = list_models() if all_models else [open_model(name) for name in names]
-            embedders = [Embedder(bundle) for bundle in bundles or [only_model()]]
+            embedders = [Embedder(bundle) for bundle in bundles]
             photos = read_manifest(folder, problems.append)
             if problems and not photos:
                 return
@@ -855,31 +868,45 @@ def models_backbones(as_json: Json = False) -> None:
 
 @models_app.command("list")
 def models_list(as_json: Json = False) -> None:
-    """List the models there are."""
+    """List the models there are: your own, and those that come with petid."""
     from petid_search.models import home
 
-    bundles = home.list_models()
-    for bundle in bundles:
-        card = bundle.card
+    for bundle in home.list_models():
+        card, is_default = bundle.card, bundle.card.name == home.DEFAULT
         if as_json:
-            _print_json({"model": card.name, "backbone": card.backbone, "dimension": card.dimension})
-        else:
-            _print(f"{card.name:20s} {card.backbone:20s} {card.input_size} px, {card.dimension} numbers")
-    damaged = home.damaged_models()
-    if not bundles and not damaged:
-        raise ModelError(f"There is no model yet. Add one: {home.HOW_TO_ADD}")
+            _print_json(
+                {
+                    "model": card.name,
+                    "backbone": card.backbone,
+                    "dimension": card.dimension,
+                    "shipped": bundle.is_shipped,
+                    "default": is_default,
+                }
+            )
+            continue
+        standing = [*(["comes with petid"] if bundle.is_shipped else []), *(["the default"] if is_default else [])]
+        _print(
+            f"{card.name:20s} {card.backbone:20s} {card.input_size} px, {card.dimension} numbers"
+            + (f" ({', '.join(standing)})" if standing else "")
+        )
     with _named_at_the_end() as problems:
-        problems.extend(damaged.values())
+        problems.extend(home.damaged_models().values())
 
 
 @models_app.command("show")
-def models_show(name: str) -> None:
-    """Print a model's card as JSON."""
+def models_show(name: str, as_json: Json = False) -> None:
+    """Show a model's card: what it is for and not for, what it was trained on, how well it does, its licence."""
     from dataclasses import asdict
 
     from petid_search.models.home import open_model
+    from petid_search.models.model_card import write
 
-    _print_json(asdict(open_model(name).card), indent=2)
+    card = open_model(name).card
+    if as_json:
+        _print_json(asdict(card))
+        return
+    for line in write(card):
+        _print(line)
 
 
 @models_app.command("export")
@@ -1020,10 +1047,10 @@ def _open(folder: Path) -> "Gallery":
 
 
 def _embedder_for(folder: Path, model: str | None) -> "Embedder":
-    """The model named, else that of the gallery, else the only one there is."""
+    """The model named, else that of the gallery, else the default."""
     from petid_search.index.gallery import Gallery
     from petid_search.index.records import DATABASE
-    from petid_search.models.home import only_model, open_model
+    from petid_search.models.home import open_model
     from petid_search.models.runtime import Embedder
 
     if model is not None:
@@ -1035,25 +1062,26 @@ def _embedder_for(folder: Path, model: str | None) -> "Embedder":
         with Gallery(folder) as gallery:
             if gallery.model is not None:
                 return _embedder_of(gallery)
-    return Embedder(only_model())
+    return Embedder(open_model())
 
 
 def _embedder_of(gallery: "Gallery") -> "Embedder":
     """The model that made the gallery's embeddings, found by its fingerprint: its name may have changed."""
-    from petid_search.models.home import damaged_models, list_models
+    from petid_search.models.home import damaged_models, find_fingerprint, has_model
     from petid_search.models.runtime import Embedder
 
     model = gallery.model
     if model is None:
         raise GalleryError(f"The gallery {gallery.folder} is empty: fill it with `petid enroll PHOTOS`.")
-    for bundle in list_models():
-        if bundle.card.fingerprint == model.fingerprint:
-            return Embedder(bundle)
+    if bundle := find_fingerprint(model.fingerprint):
+        return Embedder(bundle)
     if damage := damaged_models().get(model.name):
         raise damage
+    needs = f"The gallery {gallery.folder} needs model {model.name!r} ({model.fingerprint[:12]}), which is not here"
+    if has_model(model.name):
+        raise ModelError(f"{needs}; another is called so now: go over to it with `petid reindex`.")
     raise ModelError(
-        f"The gallery {gallery.folder} needs model {model.name!r} ({model.fingerprint[:12]}), which is not here: "
-        "add it again with `petid models add`, or go over to another with `petid reindex --model NAME`."
+        f"{needs}: add it again with `petid models add`, or go over to another with `petid reindex --model NAME`."
     )
 
 

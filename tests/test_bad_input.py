@@ -356,9 +356,9 @@ def test_a_faiss_file_of_garbage_changes_no_answer_and_check_makes_it_again(peti
 # Models
 
 
-def test_without_a_model_the_way_to_one_is_said_and_no_gallery_is_made(petid, take_photos, tmp_path):
-    done = petid("enroll", take_photos(2, 1), PETID_HOME=str(tmp_path / "nothing"))
-    assert "There is no model yet. Add one: petid models add NAME --backbone" in complaint(done)
+def test_without_the_model_asked_for_no_gallery_is_made(petid, take_photos, tmp_path):
+    done = petid("enroll", take_photos(2, 1), "--model", "gone", PETID_HOME=str(tmp_path / "nothing"))
+    assert "There is no model 'gone'" in complaint(done)
     assert not (tmp_path / "index").exists()
 
 

@@ -15,7 +15,7 @@ from petid_search.errors import ModelError
 from petid_search.models import bundle as bundles
 from petid_search.models.architecture import Classifier, Head
 from petid_search.models.backbones import BACKBONES, create_backbone, import_keras
-from petid_search.models.bundle import CARD, HEAD, ONNX, SPLIT, WEIGHTS, Bundle, load_keras, write_bundle
+from petid_search.models.bundle import CARD, ONNX, SPLIT, WEIGHTS, Bundle, load_keras, write_bundle
 from petid_search.models.runtime import Embedder
 
 keras = import_keras()
@@ -124,14 +124,43 @@ def test_a_bundle_becomes_the_same_keras_model_again(written, model):
     ]
 
 
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory):
+    """A bundle stored in 16 bits, of the weights of `written`, and the model that it was written from."""
+    model = a_model(PROJECTED)
+    folder = tmp_path_factory.mktemp("models") / "halved"
+    return write_bundle(model, folder, name="halved", head=PROJECTED, half=True, **ABOUT), model
+
+
+def test_stored_in_16_bits_a_bundle_is_half_as_large_and_embeds_the_same(halved, written):
+    bundle, _ = halved
+    for name in (WEIGHTS, ONNX):
+        assert (bundle.folder / name).stat().st_size < 0.55 * (written.folder / name).stat().st_size
+    before, after = (Embedder(one).embed(images(8)) for one in (written, bundle))
+    assert 0.999 < np.sum(before * after, axis=1).min() < 0.9999999
+    np.testing.assert_allclose(before @ before.T, after @ after.T, atol=0.02)
+
+
+def test_stored_in_16_bits_a_bundle_embeds_as_its_own_weights_do_in_keras(halved):
+    bundle, model = halved
+    again = load_keras(Bundle.open(bundle.folder))
+    for expected, received in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(expected, received)
+    by_keras = again(images(8), training=False)["embedding"]
+    assert np.sum(Embedder(bundle).embed(images(8)) * by_keras, axis=1).min() > 0.99999
+    kernel, bias = Embedder(bundle).head()
+    assert (kernel.dtype, bias.dtype) == (np.float32, np.float32)
+    np.testing.assert_array_equal(kernel, again.get_layer("projection").get_weights()[0])
+
+
 def test_the_card_says_what_the_model_is(written):
     card = Bundle.open(written.folder).card
     assert (card.name, card.backbone, card.input_size, card.fit) == ("first", "mobilenetv2", SIZE, "stretch")
     assert (card.head, card.dimension, card.recipe) == (PROJECTED, 32, None)
     assert (card.origin, card.licence, card.data) == ("drawn at random", "CC0", "nothing")
     assert (card.classes, card.metrics, card.calibration) == ((), {}, None)
-    assert card.files.keys() == {WEIGHTS, ONNX, HEAD}
-    assert sorted(path.name for path in written.folder.iterdir()) == sorted([CARD, WEIGHTS, ONNX, HEAD])
+    assert card.files.keys() == {WEIGHTS, ONNX}
+    assert sorted(path.name for path in written.folder.iterdir()) == sorted([CARD, WEIGHTS, ONNX])
 
 
 def test_what_training_found_is_kept_on_the_card(trained):
@@ -163,10 +192,10 @@ def test_classes_that_are_not_those_of_the_classifier_make_no_model(trained_mode
 def test_scores_exported_otherwise_make_no_model(trained_model, tmp_path, monkeypatch):
     export = bundles._export
 
-    def export_changed(model, file):
+    def export_changed(model, file, half):
         kernel, bias = model.get_layer("classifier").get_weights()
         model.get_layer("classifier").set_weights([kernel, bias + np.float32([0.001, 0])])
-        export(model, file)
+        export(model, file, half=half)
         model.get_layer("classifier").set_weights([kernel, bias])
 
     monkeypatch.setattr(bundles, "_export", export_changed)
@@ -185,7 +214,6 @@ def test_the_split_of_the_training_is_kept_and_guarded_like_every_file(trained, 
 def test_pooling_by_the_maximum_without_a_projection_is_kept(trained, trained_model):
     opened = Bundle.open(trained.folder)
     assert (opened.card.head.pooling, opened.card.head.projection, opened.card.dimension) == ("max", None, 1280)
-    assert not (trained.folder / HEAD).exists()
     expected = trained_model(images(2), training=False)["embedding"]
     np.testing.assert_allclose(load_keras(opened)(images(2), training=False)["embedding"], expected, atol=1e-6)
     embedder = Embedder(opened)
@@ -234,7 +262,7 @@ def test_a_vector_of_zeros_stays_one_and_has_a_gradient():
     assert np.isfinite(tape.gradient(total, nothing)).all()
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, ONNX, HEAD])
+@pytest.mark.parametrize("name", [WEIGHTS, ONNX])
 @pytest.mark.parametrize("place", [0, 0.3, 1])
 def test_a_changed_byte_is_refused(copied, name, place):
     file = copied / name
@@ -271,7 +299,7 @@ def test_a_card_that_means_the_same_but_was_changed_is_refused(copied, before, a
         Bundle.open(copied)
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, ONNX, HEAD])
+@pytest.mark.parametrize("name", [WEIGHTS, ONNX])
 def test_a_cut_or_missing_file_is_refused(copied, name):
     content = (copied / name).read_bytes()
     (copied / name).write_bytes(content[:-1])
@@ -283,14 +311,14 @@ def test_a_cut_or_missing_file_is_refused(copied, name):
 
 
 def test_every_user_of_a_file_refuses_its_damage(copied):
-    for name in (WEIGHTS, ONNX, HEAD):
+    for name in (WEIGHTS, ONNX):
         (copied / name).write_bytes(b"changed")
     damaged = Bundle.open(copied)
     with pytest.raises(ModelError, match=WEIGHTS):
         load_keras(damaged)
     with pytest.raises(ModelError, match=ONNX):
         Embedder(damaged).embed(images(1))
-    with pytest.raises(ModelError, match=HEAD):
+    with pytest.raises(ModelError, match=WEIGHTS):
         Embedder(damaged).head()
 
 
@@ -316,7 +344,7 @@ def rewrite(folder, **changes):
         {"input_size": "96"},
         {"input_size": True},
         {"head": Head(projection=32).to_json() | {"projection": "32"}},
-        {"head": Head(projection=None).to_json()},
+        {"head": Head(projection=33).to_json()},
         {"head": Head(projection=32, classifier=Classifier()).to_json()},
         {"head": {"pooling": "avg", "projection": 32}},
         {"head": []},
@@ -327,9 +355,12 @@ def rewrite(folder, **changes):
         {"head": Head(projection=32).to_json() | {"pooling": "median"}},
         {"dimension": 0},
         {"surprise": 1},
-        {"files": {ONNX: "0" * 64, WEIGHTS: "0" * 64}},
-        {"files": {ONNX: "0" * 64, WEIGHTS: "0" * 64, HEAD: "0" * 63}},
-        {"files": {ONNX: "0" * 64, WEIGHTS: "0" * 64, HEAD: "0" * 64, "../other": "0" * 64}},
+        {"purpose": None},
+        {"limits": []},
+        {"files": {ONNX: "0" * 64, SPLIT: "0" * 64}},
+        {"files": {ONNX: "0" * 64, WEIGHTS: "0" * 63}},
+        {"files": {ONNX: "0" * 64, WEIGHTS: "0" * 64, "head.npz": "0" * 64}},
+        {"files": {ONNX: "0" * 64, WEIGHTS: "0" * 64, "../other": "0" * 64}},
     ],
 )
 def test_a_card_that_makes_no_sense_is_refused_whatever_its_seal(copied, changes):
@@ -339,21 +370,29 @@ def test_a_card_that_makes_no_sense_is_refused_whatever_its_seal(copied, changes
 
 
 def test_a_card_of_a_later_format_asks_for_a_later_petid(copied):
-    rewrite(copied, format=3, more="than is known today")
-    with pytest.raises(ModelError, match=r"format 3.*update petid"):
+    rewrite(copied, format=4, more="than is known today")
+    with pytest.raises(ModelError, match=r"format 4.*formats 1 to 3: update petid"):
         Bundle.open(copied)
 
 
-def test_a_bundle_of_format_1_is_read_as_ever(copied, written, model):
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_bundle_of_an_earlier_format_is_read_as_ever(copied, written, model, version):
     file = copied / CARD
-    values = json.loads(file.read_bytes()) | {"format": 1, "pooling": "avg", "projection": 32}
-    del values["head"], values["recipe"]
+    values = json.loads(file.read_bytes()) | {"format": version}
+    values["files"]["head.npz"] = "0" * 64  # a second copy of the projection, which nobody reads any more
+    del values["purpose"], values["limits"]
+    if version == 1:
+        del values["head"], values["recipe"]
+        values |= {"pooling": "avg", "projection": 32}
     file.write_bytes(bundles._serialise(values | {"seal": bundles._seal(values)}))
     opened = Bundle.open(copied)
-    assert (opened.card.head, opened.card.recipe, opened.card.classes) == (PROJECTED, None, ())
-    assert opened.card.fingerprint == written.card.fingerprint
+    card = opened.card
+    assert (card.head, card.recipe, card.classes, card.purpose, card.limits) == (PROJECTED, None, (), "", "")
+    assert card.fingerprint == written.card.fingerprint
     again = load_keras(opened)(images(2), training=False)["embedding"]
     np.testing.assert_allclose(again, model(images(2), training=False)["embedding"], atol=1e-6)
+    for expected, received in zip(model.get_layer("projection").get_weights(), Embedder(opened).head(), strict=True):
+        np.testing.assert_array_equal(expected, received)
 
 
 def test_a_file_that_the_card_does_not_name_is_not_given_out(written):
@@ -413,10 +452,10 @@ def test_an_export_that_answers_otherwise_makes_no_model(tmp_path, monkeypatch, 
         smaller_features(model)
     export = bundles._export
 
-    def export_changed(model, file):
+    def export_changed(model, file, half):
         weights = model.get_weights()
         change(model)
-        export(model, file)
+        export(model, file, half=half)
         model.set_weights(weights)
 
     monkeypatch.setattr(bundles, "_export", export_changed)

@@ -20,6 +20,7 @@ def train(models_folder, tmp_path, monkeypatch):
     """Runs `petid train …` in the test's folder, with a home of its own that has the models `small` and `other`."""
     shutil.copytree(models_folder, tmp_path / "home")
     monkeypatch.setenv("PETID_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("petid_search.models.bundle.SHIPPED", tmp_path / "none")
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: CliRunner().invoke(app, ["train", *arguments])
 

@@ -173,3 +173,5 @@ def test_a_wheel_installs_one_name_only_and_brings_its_types(tmp_path):
     assert {name.split("/")[0] for name in names} == {"petid_search", "petid_search-0.1.0.dist-info"}
     assert "petid_search/py.typed" in names
     assert "petid_search/index/gallery.py" in names
+    shipped = (ROOT / "petid_search" / "models" / "shipped").rglob("*")
+    assert {file.relative_to(ROOT).as_posix() for file in shipped if file.is_file()} <= set(names)

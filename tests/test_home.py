@@ -1,5 +1,6 @@
 """Models are added, listed, opened and removed by name; a damaged one hinders none of the others."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from PIL import Image
 
 from petid_search.errors import ModelError
 from petid_search.images import FIT
+from petid_search.models import bundle as bundles
 from petid_search.models import home
 from petid_search.models.backbones import create_backbone, import_keras
-from petid_search.models.bundle import CARD, ONNX
+from petid_search.models.bundle import CARD, ONNX, load_keras
 from petid_search.models.runtime import Embedder
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -41,9 +43,16 @@ def added(weights, tmp_path_factory):
 
 @pytest.fixture
 def models(monkeypatch, tmp_path):
-    """An empty home for models."""
+    """An empty home for models, beside a petid that comes with none."""
     monkeypatch.setenv("PETID_HOME", str(tmp_path))
+    monkeypatch.setattr(bundles, "SHIPPED", tmp_path / "shipped")
     return tmp_path / "models"
+
+
+@pytest.fixture
+def shipped(models, added):
+    """An empty home for models; the default model comes with petid."""
+    return copy_as(added, home.DEFAULT, bundles.SHIPPED)
 
 
 @pytest.fixture
@@ -83,40 +92,92 @@ def test_models_live_in_petid_home_and_else_in_the_data_folder_of_the_platform(m
     assert home.models_home() == platformdirs.user_data_path("petid") / "models"
 
 
-def test_without_a_model_one_is_told_how_to_add_one(models):
-    assert home.list_models() == []
-    assert home.damaged_models() == {}
-    for ask in (home.only_model, lambda: home.open_model("mine")):
-        with pytest.raises(ModelError, match="petid models add NAME --backbone mobilenetv2 --weights FILE"):
-            ask()
-    assert not models.exists()
-
-
-def test_the_only_model_needs_no_name(small):
-    assert home.only_model().card.name == "small"
-
-
-def copy_as(small, name):
-    """Put a copy of a model beside it, under another name on its card too."""
-    import json
-
-    from petid_search.models import bundle
-
-    folder = small.parent / name
-    shutil.copytree(small, folder)
-    values = json.loads((folder / CARD).read_bytes()) | {"name": name}
-    values["seal"] = bundle._seal(values)
-    (folder / CARD).write_bytes(bundle._serialise(values))
+def copy_as(model, name, parent=None):
+    """Put a copy of a model beside it, or elsewhere, under another name on its card too."""
+    folder = (parent or model.parent) / name
+    shutil.copytree(model, folder)
+    change_card(folder, name=name)
     return folder
 
 
-def test_several_models_are_listed_by_name_and_one_has_to_be_named(small):
-    copy_as(small, "zebra")
-    copy_as(small, "Ant-1.0_b")
-    assert [bundle.card.name for bundle in home.list_models()] == ["Ant-1.0_b", "small", "zebra"]
-    with pytest.raises(ModelError, match=r"\(Ant-1\.0_b, small, zebra\): name one with --model"):
-        home.only_model()
-    assert home.open_model("zebra").card.name == "zebra"
+def change_card(folder, **changes):
+    values = json.loads((folder / CARD).read_bytes()) | changes
+    values["fingerprint"] = bundles._fingerprint(values)
+    values["seal"] = bundles._seal(values)
+    (folder / CARD).write_bytes(bundles._serialise(values))
+
+
+def test_where_no_model_is_named_the_one_that_comes_with_petid_is_meant(shipped, models):
+    opened = home.open_model()
+    assert (opened.folder, opened.card.name, opened.is_shipped) == (shipped, "petid-dogs", True)
+    assert Embedder(opened).embed(np.zeros((1, SIZE, SIZE, 3), np.uint8)).shape == (1, 1280)
+    assert not models.exists()
+
+
+def test_models_of_ones_own_stand_beside_those_that_come_with_petid(shipped, added, models):
+    copy_as(added, "zebra", models)
+    copy_as(added, "Ant-1.0_b", models)
+    assert [bundle.card.name for bundle in home.list_models()] == ["Ant-1.0_b", "petid-dogs", "zebra"]
+    assert [bundle.is_shipped for bundle in home.list_models()] == [False, True, False]
+    assert home.open_model("zebra").folder == models / "zebra"
+
+
+def test_a_model_of_ones_own_takes_the_place_of_one_of_its_name_until_it_is_removed(shipped, added, models):
+    home.check_new_name("petid-dogs")
+    own = copy_as(added, "petid-dogs", models)
+    assert home.open_model().folder == own
+    assert [bundle.folder for bundle in home.list_models()] == [own]
+    with pytest.raises(ModelError, match="petid models remove petid-dogs"):
+        home.check_new_name("petid-dogs")
+    home.remove_model("petid-dogs")
+    assert home.open_model().folder == shipped
+
+
+def test_a_model_is_found_by_its_fingerprint_even_where_another_took_its_place(shipped, added, models):
+    fingerprint = home.open_model().card.fingerprint
+    own = copy_as(added, "petid-dogs", models)
+    change_card(own, fit="pad")
+    assert home.open_model().card.fingerprint != fingerprint
+    assert home.find_fingerprint(fingerprint).folder == shipped
+    assert home.find_fingerprint(home.open_model().card.fingerprint).folder == own
+    assert home.find_fingerprint("0" * 64) is None
+
+
+def test_a_model_that_comes_with_petid_is_not_removed(shipped):
+    with pytest.raises(ModelError, match="petid-dogs comes with petid and stays"):
+        home.remove_model("petid-dogs")
+    assert home.open_model().folder == shipped
+
+
+def test_where_a_model_that_comes_with_petid_is_damaged_or_gone_petid_is_to_be_installed_again(shipped):
+    (shipped / ONNX).write_bytes(b"changed")
+    with pytest.raises(ModelError, match=r"embed\.onnx is damaged .* install petid again"):
+        Embedder(home.open_model()).embed(np.zeros((1, SIZE, SIZE, 3), np.uint8))
+    (shipped / CARD).write_bytes(b"{")
+    with pytest.raises(ModelError, match=r"card\.json is damaged .* install petid again"):
+        home.open_model()
+    shutil.rmtree(shipped)
+    with pytest.raises(ModelError, match=r"comes with petid, is missing from .*: install petid again"):
+        home.open_model()
+
+
+@pytest.mark.skipif(not (bundles.SHIPPED / home.DEFAULT).is_dir(), reason="the default model is not here yet")
+def test_the_model_that_comes_with_petid_is_whole_small_and_embeds(monkeypatch, tmp_path):
+    monkeypatch.setenv("PETID_HOME", str(tmp_path))
+    bundle = home.open_model()
+    card = bundle.card
+    assert sum(file.stat().st_size for file in bundle.folder.iterdir()) < 12e6
+    assert sorted(file.name for file in bundle.folder.iterdir()) == sorted([CARD, *card.files])
+    for name in card.files:
+        bundle.file(name)
+    assert card.classes == ()  # whom it was trained on are nobody's animals here
+    assert all((card.purpose, card.limits, card.licence, card.data, card.metrics.get("protocol"), card.recipe))
+    side = card.input_size
+    images = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), np.uint8)
+    embeddings = Embedder(bundle).embed(images)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+    again = load_keras(bundle)(images.astype(np.float32), training=False)["embedding"]
+    assert np.sum(embeddings * again, axis=1).min() > 0.9999
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones(small):
@@ -130,17 +191,10 @@ def test_a_damaged_model_hinders_none_of_the_others(small):
     assert [bundle.card.name for bundle in home.list_models()] == ["small"]
     assert list(home.damaged_models()) == ["broken"]
     assert "petid models remove broken" in str(home.damaged_models()["broken"])
-    assert home.only_model().card.name == "small"
     with pytest.raises(ModelError, match="petid models remove broken"):
         home.open_model("broken")
     home.remove_model("broken")
     assert home.damaged_models() == {}
-
-
-def test_the_only_model_being_damaged_is_said(small):
-    (small / CARD).unlink()
-    with pytest.raises(ModelError, match="petid models remove small"):
-        home.only_model()
 
 
 def test_a_folder_that_was_renamed_is_refused(small):

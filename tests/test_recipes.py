@@ -473,7 +473,7 @@ def test_a_recipe_trains_a_model_that_classifies_and_enrolls(recipe, tmp_path, m
     else:
         assert set(answer["scores"]) == classes
     assert sum(answer["scores"].values()) == pytest.approx(1, abs=1e-4)
-    petid("enroll", "photos", "--quiet")
+    petid("enroll", "photos", "--model", "m", "--quiet")
     assert "cat-4" in petid("list")
     report = json.loads((tmp_path / trained["output"] / "report.json").read_text())
     assert report["recipe"]["loss"] == values["loss"]

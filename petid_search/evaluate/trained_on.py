@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from petid_search.dataset.manifest import LabelledPhoto
@@ -38,14 +38,16 @@ class Known:
 def training_of(bundle: Bundle) -> Training | None:
     """What a model was trained on; None where its bundle does not say.
 
-    Photos that training only validated on are not among it, nor are the individuals that it held out.
+    Photos that training only validated on are not among it, nor are the individuals that it held out. Of a model that
+    comes with petid, the names are not told: they are another's, and often mere numbers, as many a folder has.
 
     Raises:
         ModelError: the bundle is damaged.
     """
     if SPLIT not in bundle.card.files:
         return None
-    return _read(bundle.file(SPLIT))
+    training = _read(bundle.file(SPLIT))
+    return replace(training, individuals=frozenset()) if bundle.is_shipped else training
 
 
 def known(training: Training, measured: Iterable[LabelledPhoto]) -> Known:

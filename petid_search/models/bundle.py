@@ -1,8 +1,8 @@
 """A model on disk: a folder with a card, the weights, the network as ONNX, and the hash of each.
 
 `card.json` says what the model is; `embed.onnx` embeds and classifies, without TensorFlow; `weights.weights.h5` is what
-training starts from; `head.npz` holds the projection's `kernel` (c, d) and `bias` (d,) where there is one; `split.csv`
-says which photos a trained model was trained on. Opening a bundle runs no code from it and unpickles nothing.
+training starts from, and what explaining takes the projection from; `split.csv` says which photos a trained model was
+trained on. Opening a bundle runs no code from it and unpickles nothing.
 """
 
 import contextlib
@@ -29,6 +29,7 @@ from petid_search.disk import sync
 from petid_search.errors import ModelError, RecipeError
 from petid_search.models.architecture import Head
 from petid_search.models.backbones import create_backbone
+from petid_search.models.half import halve_keras_file, halve_onnx, rounded
 
 if TYPE_CHECKING:
     import keras
@@ -36,12 +37,17 @@ if TYPE_CHECKING:
 CARD: Final = "card.json"
 WEIGHTS: Final = "weights.weights.h5"
 ONNX: Final = "embed.onnx"
-HEAD: Final = "head.npz"
 SPLIT: Final = "split.csv"
 
-FORMAT: Final = 2
-"""Version of the bundle's layout; a petid that does not know it refuses the bundle. Format 1 is read as well: it knew
-no classifiers and had `pooling` and `projection` in place of `head`, and no `recipe`."""
+SHIPPED: Final = Path(__file__).with_name("shipped")
+"""The folder of the models that come with petid, a bundle each."""
+
+FORMAT: Final = 3
+"""Version of the bundle's layout; a petid that does not know it refuses the bundle. Formats 1 and 2 are read as well.
+Both lacked `purpose` and `limits`, and kept the projection a second time, in `head.npz`. Format 1 knew no classifiers
+and had `pooling` and `projection` in place of `head`, and no `recipe`."""
+
+_ONCE_KEPT: Final = "head.npz"
 
 _LEAST_COSINE: Final = 0.9999
 """Between an embedding by Keras and the same by ONNX Runtime; float32 alone costs about 1e-6."""
@@ -67,9 +73,11 @@ class Card:
         head: what stands on the backbone.
         dimension: numbers of an embedding, d.
         classes: the individuals whom its classifier knows, in the order of its scores; empty without one.
+        purpose: what it is for; empty where nobody said.
+        limits: what it is not for; empty where nobody said.
         origin: where the weights came from.
         licence: of the weights.
-        data: what the weights were trained on.
+        data: what the weights were trained on, and whose that is.
         created: the day it was made, as in 2026-01-31.
         metrics: results on a split, by name.
         calibration: from similarities to probabilities, or None.
@@ -87,6 +95,8 @@ class Card:
     head: Head
     dimension: int
     classes: tuple[str, ...]
+    purpose: str
+    limits: str
     origin: str
     licence: str
     data: str
@@ -108,6 +118,8 @@ _FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "head": (dict,),
     "dimension": (int,),
     "classes": (list,),
+    "purpose": (str,),
+    "limits": (str,),
     "origin": (str,),
     "licence": (str,),
     "data": (str,),
@@ -121,11 +133,13 @@ _FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "seal": (str,),
     "format": (int,),
 }
+_FIELDS_2: Final = {key: kinds for key, kinds in _FIELDS.items() if key not in ("purpose", "limits")}
 _FIELDS_1: Final[dict[str, tuple[type, ...]]] = {
-    **{key: kinds for key, kinds in _FIELDS.items() if key not in ("head", "recipe")},
+    **{key: kinds for key, kinds in _FIELDS_2.items() if key not in ("head", "recipe")},
     "pooling": (str,),
     "projection": (int, type(None)),
 }
+_FIELDS_OF: Final = {1: _FIELDS_1, 2: _FIELDS_2, FORMAT: _FIELDS}
 
 
 @dataclass(frozen=True)
@@ -148,23 +162,33 @@ class Bundle:
             written = file.read_bytes()
         except FileNotFoundError:
             if folder.is_dir():
-                raise _damaged(file, "it is missing", folder.name) from None
+                raise _damaged(file, "it is missing") from None
             raise ModelError(f"There is no model in {folder}: add one with `petid models add`.") from None
         except OSError as error:
             raise _unreadable(file, error) from error
         try:
             values = json.loads(written, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
-            raise _damaged(file, "it is not JSON", folder.name) from error
+            raise _damaged(file, "it is not JSON") from error
         version = values.get("format") if isinstance(values, dict) else None
-        if isinstance(version, int) and version not in (1, FORMAT):
+        if isinstance(version, int) and version not in _FIELDS_OF:
             raise ModelError(
                 f"{file} is of format {version}, this petid reads formats 1 to {FORMAT}: "
                 "update petid, or add the model again with this one."
             )
         if _serialise(values) != written:  # a space for a tab would pass the seal
-            raise _damaged(file, "it was changed", folder.name)
+            raise _damaged(file, "it was changed")
         return cls(folder, _read_card(values, file))
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether it comes with petid."""
+        return self.folder.parent == SHIPPED
+
+    @property
+    def remedy(self) -> str:
+        """What to do where a bundle is of no use, as a message ends."""
+        return _remedy(self.folder)
 
     def file(self, name: str) -> Path:
         """Return the path of one of the bundle's files, proved by its hash the first time that it is asked for.
@@ -181,11 +205,11 @@ class Bundle:
             with path.open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
         except FileNotFoundError:
-            raise _damaged(path, "it is missing", self.card.name) from None
+            raise _damaged(path, "it is missing") from None
         except OSError as error:
             raise _unreadable(path, error) from error
         if digest != self.card.files[name]:
-            raise _damaged(path, "it was changed", self.card.name)
+            raise _damaged(path, "it was changed")
         self._verified.add(name)
         return path
 
@@ -202,6 +226,9 @@ def write_bundle(
     licence: str,
     data: str,
     classes: Sequence[str] = (),
+    purpose: str = "",
+    limits: str = "",
+    half: bool = False,
     metrics: Mapping[str, Any] | None = None,
     calibration: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
@@ -222,6 +249,9 @@ def write_bundle(
         licence: of the weights.
         data: what they were trained on.
         classes: the individuals whom its classifier knows, in the order of its scores: any text, none twice.
+        purpose: what it is for.
+        limits: what it is not for.
+        half: store the weights in 16 bits; the model's own are rounded to half precision (see half.rounded).
         metrics: results on a split, by name; JSON values.
         calibration: from similarities to probabilities; JSON values.
         recipe: what it was trained with; JSON values.
@@ -240,11 +270,12 @@ def write_bundle(
         folder.parent.mkdir(parents=True, exist_ok=True)
         _clear_stale(folder.parent)
         partial.mkdir()
+        if half:
+            model.set_weights(rounded(model.get_weights()))
         model.save_weights(partial / WEIGHTS)
-        _export(model, partial / ONNX)
-        if head.projection is not None:
-            kernel, bias = model.get_layer("projection").get_weights()
-            np.savez(partial / HEAD, kernel=kernel, bias=bias)
+        if half:
+            halve_keras_file(partial / WEIGHTS)
+        _export(model, partial / ONNX, half=half)
         if split is not None:
             shutil.copyfile(split, partial / SPLIT)
         files = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(partial.iterdir())}
@@ -257,6 +288,8 @@ def write_bundle(
             "head": head.to_json(),
             "dimension": int(model.output["embedding"].shape[-1]),
             "classes": list(classes),
+            "purpose": purpose,
+            "limits": limits,
             "origin": origin,
             "licence": licence,
             "data": data,
@@ -308,14 +341,18 @@ def load_keras(bundle: Bundle, *, size: int | None = None) -> "keras.Model":
     try:
         model.load_weights(file)
     except (ValueError, KeyError, OSError) as error:
-        raise ModelError(
-            f"{file} does not fit {card.backbone}: run `petid models remove {card.name}` and add the model again."
-        ) from error
+        raise ModelError(f"{file} does not fit {card.backbone}: {bundle.remedy}.") from error
     return model
 
 
-def _damaged(file: Path, what: str, name: str) -> ModelError:
-    return ModelError(f"{file} is damaged ({what}): run `petid models remove {name}` and add the model again.")
+def _damaged(file: Path, what: str) -> ModelError:
+    return ModelError(f"{file} is damaged ({what}): {_remedy(file.parent)}.")
+
+
+def _remedy(folder: Path) -> str:
+    if folder.parent == SHIPPED:
+        return "it comes with petid, so install petid again"
+    return f"run `petid models remove {folder.name}` and add the model again"
 
 
 def _unreadable(file: Path, error: OSError) -> ModelError:
@@ -349,38 +386,42 @@ def _seal(values: Mapping[str, Any]) -> str:
 
 def _read_card(values: Any, file: Path) -> Card:
     """Turn a card's JSON into a Card, every field of its kind, the seal and the fingerprint right."""
-    name = file.parent.name
-    fields = _FIELDS_1 if isinstance(values, dict) and values.get("format") == 1 else _FIELDS
+    version = values.get("format") if isinstance(values, dict) else None
+    fields = _FIELDS_OF[version] if isinstance(version, int) else _FIELDS
     if not isinstance(values, dict) or values.keys() != fields.keys():
-        raise _damaged(file, "its fields are not those of a card", name)
+        raise _damaged(file, "its fields are not those of a card")
     for key, kinds in fields.items():
         if not isinstance(values[key], kinds) or isinstance(values[key], bool):
-            raise _damaged(file, f"its {key} is of the wrong kind", name)
+            raise _damaged(file, f"its {key} is of the wrong kind")
     if values["seal"] != _seal(values):
-        raise _damaged(file, "it was changed", name)
-    if values["format"] == 1:
-        values = _as_format_2(values)
+        raise _damaged(file, "it was changed")
+    values = _as_of_today(values)
     try:
         head = Head.from_json(values["head"])
     except RecipeError as error:
-        raise _damaged(file, "it describes no model", name) from error
+        raise _damaged(file, "it describes no model") from error
     classes = tuple(values["classes"])
-    if min(values["input_size"], values["dimension"]) < 1 or not _fit_head(classes, head):
-        raise _damaged(file, "it describes no model", name)
+    dimension = values["dimension"]
+    is_sized = min(values["input_size"], dimension) >= 1 and head.projection in (None, dimension)
+    if not is_sized or not _fit_head(classes, head):
+        raise _damaged(file, "it describes no model")
     files = values["files"]
-    expected = {WEIGHTS, ONNX} | ({HEAD} if head.projection is not None else set())
-    if files.keys() - {SPLIT} != expected or not all(re.fullmatch("[0-9a-f]{64}", str(one)) for one in files.values()):
-        raise _damaged(file, "it does not name the bundle's files", name)
+    named = files.keys() - ({SPLIT} if values["format"] == FORMAT else {SPLIT, _ONCE_KEPT})
+    if named != {WEIGHTS, ONNX} or not all(re.fullmatch("[0-9a-f]{64}", str(one)) for one in files.values()):
+        raise _damaged(file, "it does not name the bundle's files")
     if values["fingerprint"] != _fingerprint(values):
-        raise _damaged(file, "its fingerprint is wrong", name)
+        raise _damaged(file, "its fingerprint is wrong")
     rest = {key: value for key, value in values.items() if key != "format"}
     return Card(**{**rest, "head": head, "classes": classes})
 
 
-def _as_format_2(values: Mapping[str, Any]) -> dict[str, Any]:
-    head = {"pooling": values["pooling"], "projection": values["projection"], "classifier": None}
-    rest = {key: value for key, value in values.items() if key not in ("pooling", "projection")}
-    return {**rest, "head": head, "recipe": None, "classes": []}  # named, but without scores: there was no classifier
+def _as_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A card of any format with the fields of the present one."""
+    today = {"purpose": "", "limits": "", **values}
+    if values["format"] == 1:
+        today["head"] = {"pooling": today.pop("pooling"), "projection": today.pop("projection"), "classifier": None}
+        today |= {"recipe": None, "classes": []}  # named, but without scores: there was no classifier
+    return today
 
 
 def _fit_head(classes: tuple[Any, ...], head: Head) -> bool:
@@ -400,7 +441,7 @@ def _check_classes(model: Any, classes: Sequence[str]) -> None:
             raise ModelError(f"{times} classes are called {name!r}: give each a name of its own.")
 
 
-def _export(model: Any, file: Path) -> None:
+def _export(model: Any, file: Path, *, half: bool = False) -> None:
     """Write a model as ONNX, in the same bytes whenever its weights are the same."""
     import onnx
 
@@ -410,6 +451,8 @@ def _export(model: Any, file: Path) -> None:
         model.export(file, format="onnx", verbose=False)
     exported = onnx.load(file)
     _name_in_order(exported.graph)
+    if half:
+        halve_onnx(exported.graph)
     file.write_bytes(exported.SerializeToString(deterministic=True))
 
 

@@ -1,4 +1,7 @@
-"""Where models live: one folder each in PETID_HOME; added, listed, opened and removed by name."""
+"""Where models live: one folder each, in PETID_HOME or within petid; added, listed, opened and removed by name.
+
+A model of the user's own takes the place of one of its name that comes with petid.
+"""
 
 import hashlib
 import re
@@ -10,13 +13,14 @@ from typing import Final
 from petid_search.disk import petid_home
 from petid_search.errors import ModelError
 from petid_search.images import FIT
+from petid_search.models import bundle as bundles
 from petid_search.models.architecture import Head, Pooling
 from petid_search.models.backbones import create_backbone, find_backbone
 from petid_search.models.bundle import Bundle, write_bundle
 from petid_search.models.weights import Progress
 
-HOW_TO_ADD: Final = "petid models add NAME --backbone mobilenetv2 --weights FILE"
-"""The command that a person without any model needs first."""
+DEFAULT: Final = "petid-dogs"
+"""The model that is meant where none is named; it comes with petid."""
 
 HOW_TO_TRAIN: Final = "petid train FOLDER"
 """The command that makes a model with a classifier."""
@@ -25,7 +29,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 
 def models_home() -> Path:
-    """Return the folder of the models, beside that of downloaded weights; it need not exist yet."""
+    """Return the folder of the user's own models, beside that of downloaded weights; it need not exist yet."""
     return petid_home() / "models"
 
 
@@ -39,12 +43,11 @@ def damaged_models() -> dict[str, ModelError]:
     return {name: found for name, found in _find_all().items() if isinstance(found, ModelError)}
 
 
-def open_model(name: str) -> Bundle:
+def open_model(name: str = DEFAULT) -> Bundle:
     """Open a model by its name.
 
     Raises:
-        ModelError: there is none of that name (the message names those there are, or says how to add one),
-            or it is damaged.
+        ModelError: there is none of that name (the message names those there are), or it is damaged.
     """
     found = _find_all().get(name)
     if isinstance(found, Bundle):
@@ -54,23 +57,19 @@ def open_model(name: str) -> Bundle:
     raise _unknown(name)
 
 
-def only_model() -> Bundle:
-    """Open the model that needs no name, being the only one.
+def has_model(name: str) -> bool:
+    """Whether a model can be opened by that name."""
+    return isinstance(_find_all().get(name), Bundle)
 
-    Raises:
-        ModelError: there is none, there are several, or the only one is damaged.
+
+def find_fingerprint(fingerprint: str) -> Bundle | None:
+    """Return a model that embeds as that fingerprint says, whatever its name; None where there is none.
+
+    One that comes with petid is found even where a model of the user's own took its place.
     """
-    everything = _find_all()
-    usable = [found for found in everything.values() if isinstance(found, Bundle)]
-    if len(usable) == 1:
-        return usable[0]
-    if usable:
-        names = ", ".join(bundle.card.name for bundle in usable)
-        raise ModelError(f"There are several models ({names}): name one with --model.")
-    for found in everything.values():
-        if isinstance(found, ModelError):
-            raise found
-    raise ModelError(f"There is no model yet. Add one: {HOW_TO_ADD}")
+    everything = (*_find_in(models_home()).values(), *_find_in(bundles.SHIPPED).values())
+    usable = (found for found in everything if isinstance(found, Bundle))
+    return next((bundle for bundle in usable if bundle.card.fingerprint == fingerprint), None)
 
 
 def only_classifier() -> Bundle:
@@ -93,8 +92,10 @@ def only_classifier() -> Bundle:
 def check_new_name(name: str) -> None:
     """Refuse a name that no new model can have, before the work that makes the model.
 
+    That of a model which comes with petid may be given: the new one takes its place.
+
     Raises:
-        ModelError: it is not one (see add_model), or it is taken.
+        ModelError: it is not one (see add_model), or a model of the user's own has it.
     """
     if not _NAME.fullmatch(name):
         raise ModelError(
@@ -154,12 +155,14 @@ def add_model(
 
 
 def remove_model(name: str) -> None:
-    """Delete a model, damaged or not.
+    """Delete a model, damaged or not; one that comes with petid is there again if this one stood in its place.
 
     Raises:
-        ModelError: there is none of that name, or it may not be deleted.
+        ModelError: there is none of that name, it comes with petid, or it may not be deleted.
     """
-    if name not in _find_all():
+    if name not in _find_in(models_home()):
+        if name in _find_in(bundles.SHIPPED):
+            raise ModelError(f"{name} comes with petid and stays: train or add one of that name to replace it.")
         raise _unknown(name)
     folder = models_home() / name
     # Out of the way first: a removal that is cut short leaves no half of a model under its name.
@@ -175,15 +178,18 @@ def remove_model(name: str) -> None:
 
 
 def _find_all() -> dict[str, Bundle | ModelError]:
-    """Open every model there is; what a damaged one raises stands in its place."""
-    home = models_home()
+    """Open every model there is, by name; what a damaged one raises stands in its place."""
+    return dict(sorted({**_find_in(bundles.SHIPPED), **_find_in(models_home())}.items()))
+
+
+def _find_in(folder: Path) -> dict[str, Bundle | ModelError]:
     try:
-        names = sorted(entry.name for entry in home.iterdir() if entry.is_dir() and _NAME.fullmatch(entry.name))
+        names = [entry.name for entry in folder.iterdir() if entry.is_dir() and _NAME.fullmatch(entry.name)]
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise ModelError(f"{home} cannot be read ({error.strerror}): check PETID_HOME.") from error
-    return {name: _open(home / name) for name in names}
+        raise ModelError(f"{folder} cannot be read ({error.strerror}): check the rights to it.") from error
+    return {name: _open(folder / name) for name in names}
 
 
 def _open(folder: Path) -> Bundle | ModelError:
@@ -197,7 +203,7 @@ def _open(folder: Path) -> Bundle | ModelError:
 
 
 def _unknown(name: str) -> ModelError:
+    if name == DEFAULT:
+        return ModelError(f"{name}, which comes with petid, is missing from {bundles.SHIPPED}: install petid again.")
     names = ", ".join(_find_all())
-    if not names:
-        return ModelError(f"There is no model {name!r}, nor any other. Add one: {HOW_TO_ADD}")
     return ModelError(f"There is no model {name!r}. There are: {names}. Another is added with `petid models add`.")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from petid_search.cores import usable_cores
 from petid_search.errors import ModelError
 from petid_search.images import FIT
-from petid_search.models.bundle import HEAD, ONNX, Bundle
+from petid_search.models.bundle import ONNX, WEIGHTS, Bundle
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -148,8 +148,13 @@ class Embedder:
         """
         if self.bundle.card.head.projection is None:
             return None
-        with np.load(self.bundle.file(HEAD), allow_pickle=False) as arrays:
-            return arrays["kernel"], arrays["bias"]
+        import h5py
+
+        with h5py.File(self.bundle.file(WEIGHTS)) as weights:
+            # Keras calls a layer's group by its class and number; its name stands on it.
+            layers = weights["layers"].values()
+            projection = next(layer["vars"] for layer in layers if layer["vars"].attrs.get("name") == "projection")
+            return projection["0"][()].astype(np.float32), projection["1"][()].astype(np.float32)
 
     def _run_in_parts(
         self, outputs: list[str], images: NDArray[np.uint8] | NDArray[np.float32]
@@ -176,7 +181,7 @@ class Embedder:
         if not all(np.isfinite(answer).all() for answer in answers):
             raise ModelError(
                 f"Model {self.name!r} answered with numbers that are not finite: are the images in [0, 255]? "
-                f"If so, run `petid models remove {self.name}` and add another."
+                f"If so, {self.bundle.remedy}."
             )
         return answers
 
@@ -208,7 +213,4 @@ class Embedder:
             return onnxruntime.InferenceSession(network, options, providers=providers)
         except Exception as error:  # ONNX Runtime's errors have no base of their own
             reason = str(error).splitlines()[0]
-            raise ModelError(
-                f"Model {self.name!r} cannot be opened ({reason}): run `petid models remove {self.name}` "
-                "and add the model again."
-            ) from error
+            raise ModelError(f"Model {self.name!r} cannot be opened ({reason}): {self.bundle.remedy}.") from error

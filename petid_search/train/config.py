@@ -125,6 +125,13 @@ class TrainConfig:
     seed: int = _option("Of everything drawn.", 0, min=0, max=2**32 - 1)
     precision: Precision = _option("Of the arithmetic; auto takes mixed_float16 on a GPU.", "auto")
 
+    half: bool = _option("Store the weights in 16 bits: half the size.", False)
+    keep_classifier: bool = _option("Keep the classifier in the model; without, it only embeds.", True)
+    purpose: str | None = _option("For the card: what the model is for.", None)
+    limits: str | None = _option("For the card: what it is not for.", None)
+    data: str | None = _option("For the card: whose the photos are, and under which licence.", None)
+    licence: str | None = _option("For the card: of the model's weights.", None)
+
     def __post_init__(self) -> None:
         for one in dataclasses.fields(self):
             _check_range(one, getattr(self, one.name))

@@ -15,7 +15,8 @@ from petid_search.evaluate.trained_on import Known, known
 from petid_search.images import FIT, SPLIT_FILE
 from petid_search.models.backbones import BACKBONES, create_backbone
 from petid_search.models.bundle import Bundle, write_bundle
-from petid_search.models.home import check_new_name, list_models, models_home, open_model
+from petid_search.models.half import rounded
+from petid_search.models.home import check_new_name, has_model, models_home, open_model
 from petid_search.train.augment import Augmentation, Augmenter
 from petid_search.train.batches import FeatureInputs, Inputs, PhotoInputs, ahead
 from petid_search.train.checkpoint import Checkpoint, Standing, Weights, load, save
@@ -133,7 +134,7 @@ def train(
 
 def _inherited(config: TrainConfig) -> TrainConfig:
     """The config with the embedding of the model that it goes on from, where it does not name another."""
-    if config.backbone in BACKBONES or config.backbone not in {bundle.card.name for bundle in list_models()}:
+    if config.backbone in BACKBONES or not has_model(config.backbone):
         return config
     head = open_model(config.backbone).card.head
     return replace(config, pooling=config.pooling or head.pooling, projection=config.projection or head.projection)
@@ -374,7 +375,8 @@ class _Run:
 
     def finish(self, name: str, best: Weights, started: float) -> Trained:
         """Write report and bundle of the best weights; then what the training no longer needs is deleted."""
-        self.model.set_weights(best)
+        # What is measured is what is stored.
+        self.model.set_weights(rounded(best) if self.config.half else best)
         material, kept = self.material, self.material.kept
         stage = self._stage(len(self.config.plan) - 1, self.config.plan[-1])
         figures = stage.measure()
@@ -443,8 +445,17 @@ class _Run:
             network = create_backbone(self.start.backbone, size=self.material.decoded.size)
             model = create_model(network, self.objective.head, self.classes)
             model.set_weights(weights)
-        material = self.material
-        folder = Path(str(self.config.folder)).resolve().name
+        head = self.objective.head
+        if not self.config.keep_classifier:
+            head = replace(head, classifier=None)
+            outputs = {name: model.output[name] for name in ("embedding", "features")}
+            model = keras.Model(model.input, outputs, name=model.name)
+        config, material = self.config, self.material
+        folder = Path(str(config.folder)).resolve().name
+        photos = f"{len(material.trained)} photos of {len(material.classes)} individuals in {folder}"
+        given = f" ({config.data})" if config.data else ""
+        before = self.start.licence
+        licence = config.licence or "no wider than those of the photos trained on and of the weights before"
         split_digest = hashlib.sha256((self.output / SPLIT_FILE).read_bytes()).hexdigest()
         measured = {
             "protocol": f"split.csv (sha256 {split_digest[:12]}): retrieval of held-out individuals' photos among each "
@@ -461,14 +472,16 @@ class _Run:
             name=name,
             backbone=self.start.backbone,
             fit=FIT,
-            head=self.objective.head,
+            head=head,
             origin=self.start.origin,
-            licence=f"no wider than those of the photos trained on and of the weights before: {self.start.licence}",
-            data=f"{len(material.trained)} photos of {len(material.classes)} individuals in {folder}; "
-            f"before that: {self.start.data}",
-            classes=material.classes if self.classes else (),
+            licence=f"{licence}; the weights before: {before}",
+            data=f"{photos}{given}; before that: {self.start.data}",
+            classes=material.classes if head.classifier is not None else (),
+            purpose=config.purpose or "",
+            limits=config.limits or "",
+            half=config.half,
             metrics=measured,
-            recipe=self.config.to_json(),
+            recipe=config.to_json(),
             split=self.output / SPLIT_FILE,
         )
 
