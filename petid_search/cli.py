@@ -22,6 +22,7 @@ from petid_search.errors import CalibrationError, GalleryError, ModelError, Peti
 from petid_search.train.options import given, with_training_options
 
 if TYPE_CHECKING:
+    from petid_search.calibrate import Limits
     from petid_search.dedup.duplicates import Duplicates, Labelled
     from petid_search.index.gallery import Gallery
     from petid_search.models.runtime import Embedder
@@ -76,6 +77,7 @@ ModelOption = Annotated[
 Fpir = Annotated[float, typer.Option(min=0.0001, max=0.5, help="Share of strangers that may be called by a name.")]
 ProtocolName = Literal["leave-one-out", "gallery-probe", "open-set", "verification", "by-time"]
 _GALLERY: Final = Path("index")
+_FPIR: Final = 0.01
 
 
 def main() -> None:
@@ -121,7 +123,7 @@ def enroll(
 ) -> None:
     """Put photos into the gallery; a sub-folder's name is its individual's name."""
     from petid_search import enroll as library
-    from petid_search.calibrate import current_calibration
+    from petid_search.calibrate import speaking
     from petid_search.index.gallery import Gallery
 
     plan = library.plan_enrolment(paths, name)
@@ -160,8 +162,9 @@ def enroll(
                             ],
                         }
                     )
+            limits = None
             if counts["enrolled"]:
-                current_calibration(herd_book)
+                limits = speaking(herd_book, embedder.bundle.card, _FPIR)
             size = f"{herd_book.count_photos()} photos of {herd_book.count_individuals()} individuals"
         if not as_json:
             removed = f"{counts['removed']} stay removed (--as NAME brings one back), " if counts["removed"] else ""
@@ -174,13 +177,15 @@ def enroll(
                 _say(
                     f"{burst} photos are nearly identical to another of the same individual: see `petid dedup`.", quiet
                 )
+            if limits is not None:
+                _say(f"`petid identify` goes by {_told_of(limits, _FPIR)}.", quiet)
 
 
 @app.command()
 def identify(
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Photos, or folders of them.", readable=False)],
     top: Annotated[int, typer.Option(min=1, help="How many candidates.")] = 5,
-    fpir: Fpir = 0.01,
+    fpir: Fpir = _FPIR,
     gallery: GalleryOption = _GALLERY,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -259,7 +264,7 @@ def explain(
             metavar="FILE.png", help="Where the picture goes.", show_default="PHOTO-explained.png, here", dir_okay=False
         ),
     ] = None,
-    fpir: Fpir = 0.01,
+    fpir: Fpir = _FPIR,
     gallery: GalleryOption = _GALLERY,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -427,7 +432,7 @@ def reindex(model: ModelOption = None, gallery: GalleryOption = _GALLERY, quiet:
 
 @app.command()
 def calibrate(
-    fpir: Fpir = 0.01,
+    fpir: Fpir = _FPIR,
     extrapolate: Annotated[
         bool,
         typer.Option("--extrapolate", help="Where there are too few animals for this FPIR, go by a fit of the tail."),
@@ -446,6 +451,9 @@ def calibrate(
 
     with _open(gallery) as herd_book:
         calibration = library.calibrate(herd_book)
+        limits = None
+        with suppress(ModelError):  # the gallery's own photos can be measured without the model
+            limits = library.speaking(herd_book, _embedder_of(herd_book).bundle.card, fpir)
     promise, lower, notes = None, None, []
     try:
         promise = calibration.promise(fpir, extrapolate=extrapolate)
@@ -479,6 +487,7 @@ def calibrate(
                 "left_out_near_duplicates": samples.left_out,
                 "expected_calibration_error": error_of_probabilities,
                 "note": "; ".join(notes),
+                "identify_goes_by": None if limits is None else limits.source,
                 "pictures": [str(file) for file in pictures],
             }
         )
@@ -500,6 +509,8 @@ def calibrate(
             _print(f"unknown under {lower:.3f}: {library.MISS:.0%} of enrolled animals fall there; uncertain between")
         else:
             _print("uncertain under it" + (f": {notes[0]}" if notes else ""))
+    if limits is not None and limits.source == "model":
+        _print(f"until the gallery can promise it, `petid identify` goes by {_told_of(limits, fpir)}")
     if error_of_probabilities is not None:
         _print(f"probabilities are off by {error_of_probabilities:.3f} on average (ECE, on animals held out)")
     if samples.left_out:
@@ -1187,6 +1198,7 @@ def _download_bar(quiet: bool) -> Iterator[Callable[[int, int | None], None] | N
 def _print_identification(answer: Any) -> None:
     named = answer.decision if answer.individual is None else f"{answer.decision} {answer.individual}"
     limits = [] if answer.threshold is None else [f"threshold {answer.threshold:.3f}, FPIR {answer.fpir:g}"]
+    limits += [f"measured on {answer.calibrated_on} individuals here"] if answer.calibration == "gallery" else []
     limits += [answer.note] if answer.note else []
     _print(f"{answer.photo}: {named} ({'; '.join(limits)}, N = {answer.gallery_size})")
     for place, candidate in enumerate(answer.candidates, start=1):
@@ -1194,6 +1206,14 @@ def _print_identification(answer: Any) -> None:
         score = "" if candidate.classifier_score is None else f"  (classifier {candidate.classifier_score:.1%})"
         named = f"{candidate.individual}{score}"
         _print(f"{place:4d}  {candidate.similarity:6.3f}  {probability}  {named}  {candidate.photo}")
+
+
+def _told_of(limits: "Limits", fpir: float) -> str:
+    """By what the thresholds are stated, in words."""
+    if limits.threshold is None:
+        return f"no threshold: {limits.note}"
+    whose = limits.note if limits.source == "model" else f"measured on {limits.individuals} individuals here"
+    return f"threshold {limits.threshold:.3f} for FPIR {fpir:g}, {whose}"
 
 
 def _print_result(result: Any, results: tuple[Any, ...]) -> None:

@@ -185,7 +185,7 @@ def test_the_daily_life_of_a_gallery(petid, take_photos, take_photo, tmp_path):
     assert non_mated["decision"] in ("unknown", "uncertain")
     first, *others = answer(petid("identify", found, "--top", "3", "--fpir", "0.05")).splitlines()
     assert first.startswith(f"{found}: match 7 (threshold 0.")
-    assert first.endswith("FPIR 0.05, N = 30)")
+    assert first.endswith("FPIR 0.05; measured on 30 individuals here, N = 30)")
     assert len(others) == 3
     assert others[0].split()[0] == "1"
     assert others[0].split()[3] == "7"

@@ -12,7 +12,7 @@ from petid_search import metrics
 from petid_search.calibrate import probability as of_probability
 from petid_search.calibrate.measure import Samples
 from petid_search.calibrate.probability import ProbabilityMap
-from petid_search.calibrate.promise import Promise, Strangers, grown, smallest, tail_threshold, threshold_of
+from petid_search.calibrate.promise import Promise, Strangers, grown, rounded_up, smallest, tail_threshold, threshold_of
 from petid_search.errors import CalibrationError
 
 MISS: Final = 0.05
@@ -97,8 +97,7 @@ class Calibration:
         """The smallest FPIR that can be promised for a gallery of so many individuals, by default that measured."""
         measured_at = self.samples.gallery_size
         least = smallest(self.strangers.count)
-        # Rounded up in its third digit, so that one can ask for what is printed.
-        return min(1.0, _rounded_up(grown(least, measured_at, max(measured_at, size or 0))))
+        return min(1.0, rounded_up(grown(least, measured_at, max(measured_at, size or 0))))
 
     def lower_threshold(self, fpir: float, *, size: int | None = None) -> float:
         """The similarity under which a probe is `unknown`; no higher than the threshold of that FPIR.
@@ -199,11 +198,6 @@ class Calibration:
 
 
 _ARRAYS: Final = ("mated", "mated_of", "non_mated", "non_mated_of", "nearest", "genuine", "impostor")
-
-
-def _rounded_up(rate: float) -> float:
-    digits = 10.0 ** (2 - np.floor(np.log10(rate)))
-    return float(np.ceil(rate * digits - 1e-9) / digits)
 
 
 def _conformal(ascending: NDArray[np.float32], rate: float, wanted: str, of_what: str) -> float:

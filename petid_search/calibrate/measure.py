@@ -84,7 +84,7 @@ def measure(source: Photos) -> Samples:
     """
     ids, owners = source.owners()
     individuals = np.unique(owners)
-    chosen = _probes(ids, owners)
+    chosen = choose_probes(ids, owners)
     meeting = _Meeting(source, ids[chosen], owners[chosen], len(ids))
     for block in source.blocks() if len(chosen) else ():
         meeting.compare(block)
@@ -112,8 +112,8 @@ def measure(source: Photos) -> Samples:
     )
 
 
-def _probes(ids: NDArray[np.int64], owners: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Places of the photos that play: one of every individual, then a second of each that has two, and so on.
+def choose_probes(ids: NDArray[np.int64], owners: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places of the 2,000 photos that play: one of every individual, then a second of each that has two, and so on.
 
     Which photo comes first is a matter of a hash of its id, so that a gallery that has grown keeps most of its probes.
     """
