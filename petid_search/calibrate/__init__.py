@@ -2,8 +2,8 @@
 
 Every photo plays both parts: *mated*, searched against the gallery without itself and its near-duplicates; and
 *non-mated*, searched against the gallery without its individual, as a stranger's would be. What strangers reach sets
-the threshold for a wanted FPIR, which so holds for a gallery of this size; the two together give the probability. Until a
-gallery can speak for itself, the calibration does that its model carries from its training.
+the threshold for a wanted FPIR, which so holds for a gallery of this size; the two together give the probability.
+Until a gallery can speak for itself, the calibration does that its model carries from its training.
 """
 
 from petid_search.calibrate.calibration import MISS, Calibration

@@ -39,6 +39,7 @@ class Carried:
     `promise.grown`), as far as that can be promised.
 
     Attributes:
+        data: the name of the set that the photos are of; for other animals and cameras nothing is promised.
         individuals: how many played the stranger, G; no FPIR under 1/(G + 1) is promised.
         photos: how many photos they have.
         rates: (rates,), FPIRs that thresholds stand for, rising.
@@ -51,6 +52,7 @@ class Carried:
         probabilities: float64, (layers, sizes, knots), in (0, 1), were half of all probes mated.
     """
 
+    data: str
     individuals: int
     photos: int
     rates: tuple[float, ...]
@@ -62,21 +64,29 @@ class Carried:
     probabilities: NDArray[np.float64]
 
     @classmethod
-    def measure(cls, embeddings: NDArray[np.float32], owners: NDArray[np.int64], groups: NDArray[np.int64]) -> Self:
+    def measure(
+        cls,
+        embeddings: NDArray[np.float32],
+        owners: NDArray[np.int64],
+        groups: NDArray[np.int64],
+        *,
+        data: str,
+    ) -> Self:
         """Measure it on individuals that the model was not trained on.
 
         Args:
             embeddings: float32, (photos, d), unit length.
             owners: int64, (photos,), whom they show; two individuals at least.
             groups: int64, (photos,), groups of near-duplicates.
+            data: the name of the set that they are of.
 
         Raises:
             ValueError: there is but one individual, or none.
         """
-        return cls.of(measure_by_size(embeddings, owners, groups))
+        return cls.of(measure_by_size(embeddings, owners, groups), data=data)
 
     @classmethod
-    def of(cls, measured: BySize) -> Self:
+    def of(cls, measured: BySize, *, data: str) -> Self:
         """The thresholds and probabilities that these shares make.
 
         A threshold is the lowest with (S + 1)/(G + 1) ≤ FPIR, as in `promise.threshold_of`, where S adds up, over the G
@@ -96,6 +106,7 @@ class Carried:
             thresholds = np.maximum.accumulate(thresholds, axis=axis)
         similarities, probabilities = _probabilities(measured)
         return cls(
+            data,
             count,
             measured.photos,
             tuple(rates),
@@ -157,6 +168,7 @@ class Carried:
         return {
             "format": _FORMAT,
             "rule": RULE,
+            "data": self.data,
             "individuals": self.individuals,
             "photos": self.photos,
             "rates": list(self.rates),
@@ -175,6 +187,7 @@ class Carried:
             return None
         lower = values["lower_thresholds"]
         return cls(
+            values["data"],
             values["individuals"],
             values["photos"],
             tuple(values["rates"]),

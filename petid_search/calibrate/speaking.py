@@ -106,8 +106,8 @@ def _carried(calibration: Carried, model: str, fpir: float, size: int, photos_ea
         lower = calibration.lower_threshold(photos_each=photos_each)
         return Limits(None, -math.inf if lower is None else lower, None, 0, str(error), probability)
     note = (
-        f"carried by model {model}, measured on {calibration.individuals} other individuals; "
-        "`petid calibrate` measures it on yours"
+        f"carried by model {model}, measured on {calibration.individuals} individuals of {calibration.data}: it holds "
+        "for such photos; `petid calibrate` measures it on yours"
     )
     rate = calibration.rate_when_measured(fpir, size=size, photos_each=photos_each)
     if rate < fpir:

@@ -426,7 +426,11 @@ class _Run:
             )
             return None
         kept = self.material.kept
-        return Carried.measure(embeddings, kept.owners, kept.groups).to_json()
+        return Carried.measure(embeddings, kept.owners, kept.groups, data=self._data()).to_json()
+
+    def _data(self) -> str:
+        """The name of the set that is trained on."""
+        return photos_folder(self.config).resolve().name
 
     def _log(self, stage: StageRun, classified: Classified | None, held_out: NDArray[np.float32] | None) -> None:
         """Precision-recall curves and the projector, of the best weights."""
@@ -460,7 +464,6 @@ class _Run:
             model = create_model(network, self.objective.head, self.classes)
             model.set_weights(weights)
         material = self.material
-        folder = Path(str(self.config.folder)).resolve().name
         split_digest = hashlib.sha256((self.output / SPLIT_FILE).read_bytes()).hexdigest()
         measured = {
             "protocol": f"split.csv (sha256 {split_digest[:12]}): retrieval of held-out individuals' photos among each "
@@ -480,7 +483,7 @@ class _Run:
             head=self.objective.head,
             origin=self.start.origin,
             licence=f"no wider than those of the photos trained on and of the weights before: {self.start.licence}",
-            data=f"{len(material.trained)} photos of {len(material.classes)} individuals in {folder}; "
+            data=f"{len(material.trained)} photos of {len(material.classes)} individuals in {self._data()}; "
             f"before that: {self.start.data}",
             classes=material.classes if self.classes else (),
             metrics=measured,
