@@ -248,8 +248,10 @@ def verify(
         _print_json(answer.to_json())
         return
     said = {"match": "the same animal", "different": "different animals", "uncertain": "uncertain"}[answer.decision]
-    limit = f"{answer.note}" if answer.threshold is None else f"threshold {answer.threshold:.3f} at FAR {answer.far:g}"
-    _print(f"{said}: similarity {answer.similarity:.3f} ({limit})")
+    limits = [] if answer.threshold is None else [f"threshold {answer.threshold:.3f} at FAR {answer.far:g}"]
+    limits += [f"measured on {answer.calibrated_on} individuals here"] if answer.calibration == "gallery" else []
+    limits += [answer.note] if answer.note else []
+    _print(f"{said}: similarity {answer.similarity:.3f} ({'; '.join(limits)})")
 
 
 @app.command()

@@ -9,9 +9,9 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from petid_search.calibrate import Limits, Source, current_calibration, speaking
+from petid_search.calibrate import Limits, Source, speaking, speaking_of_pairs
 from petid_search.embed import Embedded, Unreadable, embed_photos
-from petid_search.errors import CalibrationError, GalleryError
+from petid_search.errors import GalleryError
 from petid_search.index.gallery import Gallery
 from petid_search.index.search import Hit
 from petid_search.models.runtime import Embedder
@@ -93,9 +93,12 @@ class Verification:
         decision: `match`, `different`, or `uncertain` between the thresholds or without one.
         similarity: cosine of their embeddings, in [-1, 1].
         threshold: from which on they match; None where the gallery is too small to state one.
-        far: the share of pairs of different individuals that the threshold lets match.
+        far: the share of pairs of different individuals that the threshold lets match, each individual weighing the
+            same.
         model: name of the model.
-        note: why there is no threshold, or no `different`; else empty.
+        calibration: as in Identification.
+        calibrated_on: as in Identification.
+        note: why there is no threshold, or no `different`, or that the model's calibration speaks; else empty.
     """
 
     photos: tuple[Path, Path]
@@ -104,6 +107,8 @@ class Verification:
     threshold: float | None
     far: float
     model: str
+    calibration: Source | None
+    calibrated_on: int
     note: str
 
     def to_json(self) -> dict[str, Any]:
@@ -144,7 +149,7 @@ def identify(
 
 
 def verify(first: Path, second: Path, gallery: Gallery, embedder: Embedder, *, far: float = 0.01) -> Verification:
-    """Say whether two photos show the same individual, by a threshold from the gallery's pairs of photos.
+    """Say whether two photos show the same individual, by a threshold of the gallery's photos or its model's.
 
     Args:
         first: one photo.
@@ -166,18 +171,23 @@ def verify(first: Path, second: Path, gallery: Gallery, embedder: Embedder, *, f
         if isinstance(result, Embedded):
             vectors.append(result.vector)
     similarity = float(np.clip(vectors[0] @ vectors[1], -1.0, 1.0))
-    calibration = current_calibration(gallery)
+    limits = speaking_of_pairs(gallery, embedder.bundle.card, far)
     decision: Literal["match", "uncertain", "different"] = "uncertain"
-    threshold, note = None, ""
-    try:
-        threshold = calibration.verification_threshold(far)
-        if similarity >= threshold:
-            decision = "match"
-        elif similarity < calibration.verification_lower_threshold(far):
-            decision = "different"
-    except CalibrationError as error:
-        note = str(error)
-    return Verification((first, second), decision, similarity, threshold, far, embedder.name, note)
+    if limits.threshold is not None and similarity >= limits.threshold:
+        decision = "match"
+    elif limits.threshold is not None and similarity < limits.lower:
+        decision = "different"
+    return Verification(
+        photos=(first, second),
+        decision=decision,
+        similarity=similarity,
+        threshold=limits.threshold,
+        far=far,
+        model=embedder.name,
+        calibration=limits.source,
+        calibrated_on=limits.individuals,
+        note=limits.note,
+    )
 
 
 def compare(

@@ -5,10 +5,10 @@ import json
 
 import numpy as np
 import pytest
-from herd import fill, to_unit
+from herd import fill, to_unit, unit_vectors
 from test_calibrate import draw_herd
 
-from petid_search.calibrate import Carried, current_calibration, speaking
+from petid_search.calibrate import Carried, current_calibration, speaking, speaking_of_pairs
 from petid_search.calibrate.by_size import BINS, measure_by_size, upper_edges
 from petid_search.errors import CalibrationError
 from petid_search.models.bundle import Card
@@ -269,3 +269,21 @@ def test_where_neither_can_promise_it_both_say_why(gallery, carried):
     assert (limits.threshold, limits.source) == (None, None)
     assert "the gallery is too small" in limits.note
     assert "the model's calibration cannot promise FPIR 0.001 at N = 2" in limits.note
+
+
+def test_two_photos_are_verified_by_the_model_as_a_gallery_of_one_photo_is(gallery, carried):
+    fill(gallery, [0, 0, 1], unit_vectors(3))
+    limits = speaking_of_pairs(gallery, card(carried), 0.01)
+    assert (limits.source, limits.individuals) == ("model", 150)
+    assert limits.threshold == carried.threshold(0.01, size=1, photos_each=1.0)
+    assert limits.lower == min(limits.threshold, carried.lower_threshold(photos_each=1.0))
+    assert speaking_of_pairs(gallery, card(None), 0.01).threshold is None
+
+
+def test_enough_individuals_verify_by_themselves(gallery, carried):
+    owners, vectors = draw_herd(30, 3, seed=9)
+    fill(gallery, owners, vectors)
+    own = current_calibration(gallery)
+    limits = speaking_of_pairs(gallery, card(carried), 0.05)
+    assert (limits.source, limits.threshold) == ("gallery", own.verification_threshold(0.05))
+    assert limits.lower == own.verification_lower_threshold(0.05)

@@ -10,7 +10,7 @@ from petid_search.calibrate.calibration import MISS, Calibration
 from petid_search.calibrate.carried import Carried
 from petid_search.calibrate.keeping import calibrate, current_calibration
 from petid_search.calibrate.promise import Promise
-from petid_search.calibrate.speaking import Limits, Source, speaking
+from petid_search.calibrate.speaking import Limits, Source, speaking, speaking_of_pairs
 
 __all__ = [
     "MISS",
@@ -22,4 +22,5 @@ __all__ = [
     "calibrate",
     "current_calibration",
     "speaking",
+    "speaking_of_pairs",
 ]

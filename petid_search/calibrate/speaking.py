@@ -56,7 +56,35 @@ def speaking(gallery: Gallery, card: Card, fpir: float) -> Limits:
     calibration = Carried.from_json(card.calibration)
     if calibration is None or not size:
         return own
-    theirs = _carried(calibration, card.name, fpir, size, photos / size)
+    return _together(own, _carried(calibration, card.name, fpir, size, photos / size), card.name, "unknown")
+
+
+def speaking_of_pairs(gallery: Gallery, card: Card, far: float) -> Limits:
+    """The limits for two photos to show one individual, or two: `lower` is that under which they are `different`.
+
+    Two photos are a probe, and a gallery of one photo: so the model's calibration is that of such a gallery.
+
+    Args:
+        gallery: whose photos are measured.
+        card: that of its model.
+        far: false accept rate to hold among pairs of different individuals, in (0, 1).
+
+    Raises:
+        GalleryError: nothing is enrolled.
+    """
+    measured = current_calibration(gallery)
+    own = _limits(
+        measured, lambda: measured.verification_threshold(far), lambda: measured.verification_lower_threshold(far)
+    )
+    own = replace(own, probability=lambda _: None)
+    calibration = Carried.from_json(card.calibration)
+    if calibration is None:
+        return own
+    return _together(own, _carried(calibration, card.name, far, 1, 1.0), card.name, "different")
+
+
+def _together(own: Limits, theirs: Limits, model: str, other: str) -> Limits:
+    """Who speaks of a gallery and its model; `other` is the decision under the lower threshold."""
     if own.threshold is None and theirs.threshold is None:
         return replace(own, note=f"{own.note}; {theirs.note}", probability=_first_of(own, theirs))
     if own.threshold is None:
@@ -66,34 +94,44 @@ def speaking(gallery: Gallery, card: Card, fpir: float) -> Limits:
     return replace(
         own,
         lower=min(own.threshold, theirs.lower),
-        note=f"{own.note}; so `unknown` goes by the calibration that model {card.name} carries",
+        note=f"{own.note}; so `{other}` goes by the calibration that model {model} carries",
         probability=_first_of(own, theirs),
     )
 
 
 def _own(gallery: Gallery, fpir: float, size: int) -> Limits:
     calibration = current_calibration(gallery)
-    limits = _limits(calibration, fpir, size)
+    limits = _of_identification(calibration, fpir, size)
     if limits.lower == -math.inf and size > calibration.samples.gallery_size:
         # What was enough for fewer individuals may not be for those that have come since, and these tell as well.
-        limits = _limits(renewed_calibration(gallery), fpir, size)
+        limits = _of_identification(renewed_calibration(gallery), fpir, size)
     return limits
 
 
-def _limits(calibration: Calibration, fpir: float, size: int) -> Limits:
-    measured_at = calibration.samples.gallery_size
-    threshold, lower, notes = None, -math.inf, []
+def _of_identification(calibration: Calibration, fpir: float, size: int) -> Limits:
+    measured_at, note = calibration.samples.gallery_size, ""
+    if size > measured_at:
+        note = _grown(measured_at, calibration.rate_when_measured(fpir, size))
+    return _limits(
+        calibration,
+        lambda: calibration.threshold(fpir, size=size),
+        lambda: calibration.lower_threshold(fpir, size=size),
+        note,
+    )
+
+
+def _limits(calibration: Calibration, upper: Callable[[], float], lower: Callable[[], float], note: str = "") -> Limits:
+    """A gallery's own limits, as far as they can be stated; the note is for where there is a threshold."""
+    count = calibration.strangers.count
     try:
-        threshold = calibration.threshold(fpir, size=size)
-        if size > measured_at:
-            rate = calibration.rate_when_measured(fpir, size)
-            notes.append(_grown(measured_at, rate))
-        lower = calibration.lower_threshold(fpir, size=size)
+        threshold = upper()
     except CalibrationError as error:
-        notes.append(str(error))
-    source: Source | None = None if threshold is None else "gallery"
-    individuals = 0 if threshold is None else calibration.strangers.count
-    return Limits(threshold, lower, source, individuals, "; ".join(notes), calibration.probability)
+        return Limits(None, -math.inf, None, 0, str(error), calibration.probability)
+    try:
+        return Limits(threshold, lower(), "gallery", count, note, calibration.probability)
+    except CalibrationError as error:
+        notes = [*([note] if note else []), str(error)]
+        return Limits(threshold, -math.inf, "gallery", count, "; ".join(notes), calibration.probability)
 
 
 def _carried(calibration: Carried, model: str, fpir: float, size: int, photos_each: float) -> Limits:
