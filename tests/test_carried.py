@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -149,6 +150,16 @@ def test_thresholds_rise_with_the_gallery_and_never_fall_below_those_of_a_smalle
     assert (
         carried.threshold(0.05, size=5, photos_each=1.0) < between < carried.threshold(0.05, size=10, photos_each=1.0)
     )
+
+
+def test_chance_in_what_was_drawn_makes_no_threshold_fall_below_a_smaller_gallerys():
+    owners, vectors = draw_herd(60, 3, seed=4)
+    by_size = measured(owners, vectors)
+    upside_down = replace(by_size, strangers=by_size.strangers[::-1, ::-1])
+    carried = Carried.of(upside_down, data="herd")
+    assert (np.diff(carried.thresholds, axis=0) >= 0).all()
+    assert (np.diff(carried.thresholds, axis=1) >= 0).all()
+    assert (carried.thresholds >= Carried.of(by_size, data="herd").thresholds[::-1, ::-1]).all()
 
 
 def test_a_gallery_larger_than_all_measured_goes_by_a_lower_fpir_as_far_as_that_can_be_promised(carried):
