@@ -22,6 +22,7 @@ from petid_search.errors import CalibrationError, GalleryError, ModelError, Peti
 from petid_search.train.options import given, with_training_options
 
 if TYPE_CHECKING:
+    from petid_search.calibrate import Limits
     from petid_search.dedup.duplicates import Duplicates, Labelled
     from petid_search.index.gallery import Gallery
     from petid_search.models.runtime import Embedder
@@ -73,6 +74,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but results 
 Fpir = Annotated[float, typer.Option(min=0.0001, max=0.5, help="Share of strangers that may be called by a name.")]
 ProtocolName = Literal["leave-one-out", "gallery-probe", "open-set", "verification", "by-time"]
 _GALLERY: Final = Path("index")
+_FPIR: Final = 0.01
 
 
 def main() -> None:
@@ -120,7 +122,7 @@ def enroll(
 ) -> None:
     """Put photos into the gallery; a sub-folder's name is its individual's name."""
     from petid_search import enroll as library
-    from petid_search.calibrate import current_calibration
+    from petid_search.calibrate import speaking
     from petid_search.index.gallery import Gallery
 
     plan = library.plan_enrolment(paths, name)
@@ -159,8 +161,9 @@ def enroll(
                             ],
                         }
                     )
+            limits = None
             if counts["enrolled"]:
-                current_calibration(herd_book)
+                limits = speaking(herd_book, embedder.bundle.card, _FPIR)
             size = f"{herd_book.count_photos()} photos of {herd_book.count_individuals()} individuals"
         if not as_json:
             removed = f"{counts['removed']} stay removed (--as NAME brings one back), " if counts["removed"] else ""
@@ -173,13 +176,15 @@ def enroll(
                 _say(
                     f"{burst} photos are nearly identical to another of the same individual: see `petid dedup`.", quiet
                 )
+            if limits is not None:
+                _say(f"`petid identify` goes by {_told_of(limits, _FPIR)}.", quiet)
 
 
 @app.command()
 def identify(
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Photos, or folders of them.", readable=False)],
     top: Annotated[int, typer.Option(min=1, help="How many candidates.")] = 5,
-    fpir: Fpir = 0.01,
+    fpir: Fpir = _FPIR,
     gallery: GalleryOption = _GALLERY,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -242,8 +247,10 @@ def verify(
         _print_json(answer.to_json())
         return
     said = {"match": "the same animal", "different": "different animals", "uncertain": "uncertain"}[answer.decision]
-    limit = f"{answer.note}" if answer.threshold is None else f"threshold {answer.threshold:.3f} at FAR {answer.far:g}"
-    _print(f"{said}: similarity {answer.similarity:.3f} ({limit})")
+    limits = [] if answer.threshold is None else [f"threshold {answer.threshold:.3f} at FAR {answer.far:g}"]
+    limits += [f"measured on {answer.calibrated_on} individuals here"] if answer.calibration == "gallery" else []
+    limits += [answer.note] if answer.note else []
+    _print(f"{said}: similarity {answer.similarity:.3f} ({'; '.join(limits)})")
 
 
 @app.command()
@@ -258,7 +265,7 @@ def explain(
             metavar="FILE.png", help="Where the picture goes.", show_default="PHOTO-explained.png, here", dir_okay=False
         ),
     ] = None,
-    fpir: Fpir = 0.01,
+    fpir: Fpir = _FPIR,
     gallery: GalleryOption = _GALLERY,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -436,7 +443,7 @@ def reindex(
 
 @app.command()
 def calibrate(
-    fpir: Fpir = 0.01,
+    fpir: Fpir = _FPIR,
     extrapolate: Annotated[
         bool,
         typer.Option("--extrapolate", help="Where there are too few animals for this FPIR, go by a fit of the tail."),
@@ -455,6 +462,9 @@ def calibrate(
 
     with _open(gallery) as herd_book:
         calibration = library.calibrate(herd_book)
+        limits = None
+        with suppress(ModelError):  # the gallery's own photos can be measured without the model
+            limits = library.speaking(herd_book, _embedder_of(herd_book).bundle.card, fpir)
     promise, lower, notes = None, None, []
     try:
         promise = calibration.promise(fpir, extrapolate=extrapolate)
@@ -488,6 +498,7 @@ def calibrate(
                 "left_out_near_duplicates": samples.left_out,
                 "expected_calibration_error": error_of_probabilities,
                 "note": "; ".join(notes),
+                "identify_goes_by": None if limits is None else limits.source,
                 "pictures": [str(file) for file in pictures],
             }
         )
@@ -509,6 +520,8 @@ def calibrate(
             _print(f"unknown under {lower:.3f}: {library.MISS:.0%} of enrolled animals fall there; uncertain between")
         else:
             _print("uncertain under it" + (f": {notes[0]}" if notes else ""))
+    if limits is not None and limits.source == "model":
+        _print(f"until the gallery can promise it, `petid identify` goes by {_told_of(limits, fpir)}")
     if error_of_probabilities is not None:
         _print(f"probabilities are off by {error_of_probabilities:.3f} on average (ECE, on animals held out)")
     if samples.left_out:
@@ -1215,6 +1228,7 @@ def _download_bar(quiet: bool) -> Iterator[Callable[[int, int | None], None] | N
 def _print_identification(answer: Any) -> None:
     named = answer.decision if answer.individual is None else f"{answer.decision} {answer.individual}"
     limits = [] if answer.threshold is None else [f"threshold {answer.threshold:.3f}, FPIR {answer.fpir:g}"]
+    limits += [f"measured on {answer.calibrated_on} individuals here"] if answer.calibration == "gallery" else []
     limits += [answer.note] if answer.note else []
     _print(f"{answer.photo}: {named} ({'; '.join(limits)}, N = {answer.gallery_size})")
     for place, candidate in enumerate(answer.candidates, start=1):
@@ -1222,6 +1236,14 @@ def _print_identification(answer: Any) -> None:
         score = "" if candidate.classifier_score is None else f"  (classifier {candidate.classifier_score:.1%})"
         named = f"{candidate.individual}{score}"
         _print(f"{place:4d}  {candidate.similarity:6.3f}  {probability}  {named}  {candidate.photo}")
+
+
+def _told_of(limits: "Limits", fpir: float) -> str:
+    """By what the thresholds are stated, in words."""
+    if limits.threshold is None:
+        return f"no threshold: {limits.note}"
+    whose = limits.note if limits.source == "model" else f"measured on {limits.individuals} individuals here"
+    return f"threshold {limits.threshold:.3f} for FPIR {fpir:g}, {whose}"
 
 
 def _print_result(result: Any, results: tuple[Any, ...]) -> None:

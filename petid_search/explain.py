@@ -75,7 +75,7 @@ def explain(
     candidates = answer.candidates
     if against is not None:
         vectors, scores = embedder.embed_and_score(image[None])
-        asked = compare(vectors[0], against, gallery, embedder, scores=scores[0])
+        asked = compare(vectors[0], against, gallery, embedder, scores=scores[0], fpir=fpir)
         candidates = (*(one for one in candidates[:1] if one.individual != asked.individual), asked)
     if not candidates:
         raise GalleryError(f"Nobody is enrolled in {gallery.folder} whom the photo could be compared with.")
@@ -183,7 +183,8 @@ def _verdict(answer: Identification) -> str:
     if answer.threshold is None:
         nearest = f"nearest is {_short(best.individual)}, similarity {best.similarity:.2f}"
         return f"{answer.decision}; {nearest} (too few photos for a threshold)"
-    said = f"similarity {answer.similarity:.2f}, threshold {answer.threshold:.2f} at FPIR {answer.fpir:g}"
+    whose = ", by the model's calibration" if answer.calibration == "model" else ""
+    said = f"similarity {answer.similarity:.2f}, threshold {answer.threshold:.2f} at FPIR {answer.fpir:g}{whose}"
     if answer.decision == "match":
         return f"{_short(best.individual)} ({said})"
     return f"{answer.decision}; nearest is {_short(best.individual)} ({said})"

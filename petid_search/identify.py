@@ -9,9 +9,9 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from petid_search.calibrate import Calibration, current_calibration, renewed_calibration
+from petid_search.calibrate import Limits, Source, speaking, speaking_of_pairs
 from petid_search.embed import Embedded, Unreadable, embed_photos
-from petid_search.errors import CalibrationError, GalleryError
+from petid_search.errors import GalleryError
 from petid_search.index.gallery import Gallery
 from petid_search.index.search import Hit
 from petid_search.models.runtime import Embedder
@@ -57,8 +57,12 @@ class Identification:
         candidates: the individuals most like the probe, best first.
         model: name of the model.
         gallery_size: individuals in the gallery, N.
-        note: why there is no threshold, or no `unknown`, or that the gallery has grown since they were measured; else
-            empty.
+        calibration: whose threshold and probabilities these are: `gallery`, measured on its own photos, or `model`,
+            carried from its training, on other animals, where the gallery cannot promise this FPIR by itself; None
+            without a threshold.
+        calibrated_on: how many individuals the threshold was measured on; 0 without one.
+        note: why there is no threshold, or no `unknown`, that the gallery has grown since they were measured, or that
+            the model's calibration speaks; else empty.
     """
 
     photo: Path
@@ -71,6 +75,8 @@ class Identification:
     candidates: tuple[Candidate, ...]
     model: str
     gallery_size: int
+    calibration: Source | None
+    calibrated_on: int
     note: str
 
     def to_json(self) -> dict[str, Any]:
@@ -87,9 +93,12 @@ class Verification:
         decision: `match`, `different`, or `uncertain` between the thresholds or without one.
         similarity: cosine of their embeddings, in [-1, 1].
         threshold: from which on they match; None where the gallery is too small to state one.
-        far: the share of pairs of different individuals that the threshold lets match.
+        far: the share of pairs of different individuals that the threshold lets match, each individual weighing the
+            same.
         model: name of the model.
-        note: why there is no threshold, or no `different`; else empty.
+        calibration: as in Identification.
+        calibrated_on: as in Identification.
+        note: why there is no threshold, or no `different`, or that the model's calibration speaks; else empty.
     """
 
     photos: tuple[Path, Path]
@@ -98,6 +107,8 @@ class Verification:
     threshold: float | None
     far: float
     model: str
+    calibration: Source | None
+    calibrated_on: int
     note: str
 
     def to_json(self) -> dict[str, Any]:
@@ -138,7 +149,7 @@ def identify(
 
 
 def verify(first: Path, second: Path, gallery: Gallery, embedder: Embedder, *, far: float = 0.01) -> Verification:
-    """Say whether two photos show the same individual, by a threshold from the gallery's pairs of photos.
+    """Say whether two photos show the same individual, by a threshold of the gallery's photos or its model's.
 
     Args:
         first: one photo.
@@ -160,18 +171,23 @@ def verify(first: Path, second: Path, gallery: Gallery, embedder: Embedder, *, f
         if isinstance(result, Embedded):
             vectors.append(result.vector)
     similarity = float(np.clip(vectors[0] @ vectors[1], -1.0, 1.0))
-    calibration = current_calibration(gallery)
+    limits = speaking_of_pairs(gallery, embedder.bundle.card, far)
     decision: Literal["match", "uncertain", "different"] = "uncertain"
-    threshold, note = None, ""
-    try:
-        threshold = calibration.verification_threshold(far)
-        if similarity >= threshold:
-            decision = "match"
-        elif similarity < calibration.verification_lower_threshold(far):
-            decision = "different"
-    except CalibrationError as error:
-        note = str(error)
-    return Verification((first, second), decision, similarity, threshold, far, embedder.name, note)
+    if limits.threshold is not None and similarity >= limits.threshold:
+        decision = "match"
+    elif limits.threshold is not None and similarity < limits.lower:
+        decision = "different"
+    return Verification(
+        photos=(first, second),
+        decision=decision,
+        similarity=similarity,
+        threshold=limits.threshold,
+        far=far,
+        model=embedder.name,
+        calibration=limits.source,
+        calibrated_on=limits.individuals,
+        note=limits.note,
+    )
 
 
 def compare(
@@ -181,6 +197,7 @@ def compare(
     embedder: Embedder,
     *,
     scores: NDArray[np.float32] | None = None,
+    fpir: float = 0.01,
 ) -> Candidate:
     """One individual as a candidate for a probe, however many others are more like it.
 
@@ -190,6 +207,7 @@ def compare(
         gallery: where it is enrolled.
         embedder: the gallery's model, which made the probe's embedding.
         scores: float32, (classes,), of the probe for the embedder's classes; without them, no score is told.
+        fpir: as for identify, whose calibration tells the probability.
 
     Raises:
         GalleryError: nobody of that name is enrolled.
@@ -199,7 +217,8 @@ def compare(
     photos = np.fromiter((photo.id for photo in gallery.photos(individual)), np.int64)
     hit = gallery.index.compare(probe, photos, model=model)
     known = {} if scores is None else dict(zip(embedder.classes, scores.tolist(), strict=True))
-    return _candidate(hit, gallery, current_calibration(gallery), known)
+    limits = speaking(gallery, embedder.bundle.card, fpir)
+    return _candidate(hit, gallery, limits, known)
 
 
 class _Judge:
@@ -209,38 +228,12 @@ class _Judge:
         self._gallery = gallery
         self._classes = embedder.classes
         self._model = gallery.require_model(embedder.name, embedder.fingerprint)
-        self._calibration: Calibration = current_calibration(gallery)
         self._top = top
         self._fpir = fpir
         self._size = gallery.count_individuals()
         with suppress(GalleryError):  # who may only read the gallery can search it all the same
             gallery.index.save()
-        self._threshold: float | None = None
-        self._lower = float("-inf")
-        self._note = ""
-        try:
-            self._set_thresholds()
-        except CalibrationError:
-            # What was enough for fewer individuals may not be for those that have come since, and these tell as well.
-            if self._size > self._calibration.samples.gallery_size:
-                self._calibration = renewed_calibration(gallery)
-            with suppress(CalibrationError):
-                self._set_thresholds()
-
-    def _set_thresholds(self) -> None:
-        measured_at, self._threshold, self._note = self._calibration.samples.gallery_size, None, ""
-        try:
-            self._threshold = self._calibration.threshold(self._fpir, size=self._size)
-            if self._size > measured_at:
-                rate = self._calibration.rate_when_measured(self._fpir, self._size)
-                self._note = (
-                    f"measured at N = {measured_at}; since FPIR grows about with N, "
-                    f"the threshold is that of FPIR {rate:.3g} there"
-                )
-            self._lower = self._calibration.lower_threshold(self._fpir, size=self._size)
-        except CalibrationError as error:
-            self._note = "; ".join([*([self._note] if self._note else []), str(error)])
-            raise
+        self._limits = speaking(gallery, embedder.bundle.card, fpir)
 
     def decide(self, batch: list[Embedded | Unreadable]) -> Iterator[Identification | Unreadable]:
         vectors = [result.vector for result in batch if isinstance(result, Embedded)]
@@ -255,12 +248,13 @@ class _Judge:
 
     def _decide(self, probe: Embedded, hits: list[Hit]) -> Identification:
         scores = dict(zip(self._classes, probe.scores.tolist(), strict=True))
-        candidates = tuple(_candidate(hit, self._gallery, self._calibration, scores) for hit in hits)
+        candidates = tuple(_candidate(hit, self._gallery, self._limits, scores) for hit in hits)
         similarity = hits[0].similarity if hits else -1.0
+        limits = self._limits
         decision: Literal["match", "uncertain", "unknown"] = "uncertain"
-        if not hits or similarity < self._lower:
+        if not hits or (limits.threshold is not None and similarity < limits.lower):
             decision = "unknown"
-        elif self._threshold is not None and similarity >= self._threshold:
+        elif limits.threshold is not None and similarity >= limits.threshold:
             decision = "match"
         return Identification(
             photo=probe.photo.path,
@@ -268,21 +262,23 @@ class _Judge:
             individual=candidates[0].individual if decision == "match" else None,
             similarity=similarity,
             probability=candidates[0].probability if candidates else None,
-            threshold=self._threshold,
+            threshold=limits.threshold,
             fpir=self._fpir,
             candidates=candidates,
             model=self._model.name,
             gallery_size=self._size,
-            note=self._note,
+            calibration=limits.source,
+            calibrated_on=limits.individuals,
+            note=limits.note,
         )
 
 
-def _candidate(hit: Hit, gallery: Gallery, calibration: Calibration, scores: Mapping[str, float]) -> Candidate:
+def _candidate(hit: Hit, gallery: Gallery, limits: Limits, scores: Mapping[str, float]) -> Candidate:
     photo = gallery.photo(hit.photo_id)
     return Candidate(
         hit.individual,
         hit.similarity,
-        calibration.probability(hit.similarity),
+        limits.probability(hit.similarity),
         photo.source,
         photo.file,
         scores.get(hit.individual),

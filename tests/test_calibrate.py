@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,10 @@ from petid_search.errors import CalibrationError, GalleryError
 from petid_search.index.gallery import Gallery
 from petid_search.likeness import Likeness
 
-ARRAYS = ("mated", "mated_of", "non_mated", "non_mated_of", "nearest", "genuine", "impostor")
+ARRAYS = (
+    *("mated", "mated_of", "non_mated", "non_mated_of", "nearest"),
+    *("genuine", "genuine_of", "impostor", "impostor_of"),
+)
 
 
 def draw_herd(individuals, photos, *, seed, dimension=24, noise=0.7):
@@ -31,7 +35,9 @@ def made_of(mated=(), non_mated=(), genuine=(), impostor=(), *, mated_of=None, n
         in_order(mated, mated_of),
         in_order(non_mated, non_mated_of, nearest),
     )
-    pairs = (np.sort(np.asarray(part, np.float32)) for part in (genuine, impostor))
+    genuine, impostor = (np.sort(np.asarray(part, np.float32)) for part in (genuine, impostor))
+    one = np.arange(len(impostor), dtype=np.int32)
+    pairs = genuine, np.arange(len(genuine), dtype=np.int32), impostor, np.stack([one, np.full_like(one, -1)], axis=1)
     return Calibration.of(Samples(mated, mated_of, non_mated, non_mated_of, nearest, *pairs, 100, 50, 0))
 
 
@@ -282,12 +288,12 @@ def test_too_few_individuals_say_how_many_are_needed_and_what_these_can_promise(
         (
             made_of(impostor=few, genuine=np.ones(100)),
             lambda made: made.verification_threshold(rate),
-            f"{needed} pairs",
+            f"{needed} individuals that are compared",
         ),
         (
             made_of(impostor=few, genuine=np.ones(100)),
             lambda made: made.verification_lower_threshold(rate),
-            f"{needed} pairs",
+            f"{needed} individuals that are compared",
         ),
     ):
         with pytest.raises(CalibrationError, match=says):
@@ -314,11 +320,40 @@ def test_the_lower_threshold_is_never_above_the_threshold():
     assert overlapping.lower_threshold(0.01) < 0.3 < overlapping.threshold(0.01)
 
 
+@pytest.mark.parametrize("far", [0.1, 0.2, 0.5])
+def test_two_photos_are_verified_by_individuals_and_not_by_pairs(uneven, far):
+    gallery, owners, vectors = uneven
+    threshold = calibrate(gallery).verification_threshold(far)
+
+    def reached(limit):
+        shares = []
+        for individual in range(40):
+            mine = [photo for photo, owner in enumerate(owners) if owner == individual]
+            others = [photo for photo, owner in enumerate(owners) if owner != individual]
+            shares.append(np.mean([float(vectors[one] @ vectors[other]) >= limit for one in mine for other in others]))
+        return sum(shares)
+
+    assert (reached(threshold) + 1) / 41 <= far < (reached(threshold - 0.005) + 1) / 41
+
+
+def test_the_pairs_of_one_individual_that_never_looks_like_itself_count_as_one_of_many():
+    calibration = made_of(impostor=np.linspace(0, 0.3, 99), genuine=np.linspace(0.4, 1, 39))
+    samples = calibration.samples
+    crowd = np.full(500, 0.1, np.float32)
+    pairs = np.concatenate([crowd, samples.genuine]), np.concatenate([np.full(500, 39, np.int32), samples.genuine_of])
+    with_crowd = Calibration.of(replace(samples, genuine=pairs[0], genuine_of=pairs[1]))
+    assert with_crowd.verification_lower_threshold(0.01) == pytest.approx(
+        calibration.verification_lower_threshold(0.01), abs=0.05
+    )
+
+
 def test_twelve_photos_of_twelve_individuals_have_sixty_six_pairs_and_no_more(gallery):
     fill(gallery, range(12), unit_vectors(12))
     calibration = calibrate(gallery)
     assert len(calibration.samples.impostor) == 66
-    with pytest.raises(CalibrationError, match=r"99 pairs of photos of two individuals are needed, and it has 66$"):
+    with pytest.raises(
+        CalibrationError, match=r"99 individuals that are compared with others are needed, and it has 12$"
+    ):
         calibration.verification_threshold(0.01)
 
 

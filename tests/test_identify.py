@@ -182,10 +182,17 @@ def test_identify_prints_the_classifiers_score_where_there_is_one(gallery, five,
 
 
 def test_two_photos_of_one_animal_verify_and_two_of_two_do_not(filled, embedder, take_photo):
-    same = verify(take_photo(200, 1), take_photo(200, 2), filled, embedder)
-    different = verify(take_photo(200, 1), take_photo(201, 1), filled, embedder)
+    same = verify(take_photo(200, 1), take_photo(200, 2), filled, embedder, far=0.05)
+    different = verify(take_photo(200, 1), take_photo(201, 1), filled, embedder, far=0.05)
     assert (same.decision, different.decision) == ("match", "different")
     assert same.similarity > same.threshold > different.similarity
+    assert (same.calibration, same.calibrated_on, same.note) == ("gallery", 30, "")
+
+
+def test_thirty_individuals_cannot_promise_one_in_a_hundred_to_verify_by(filled, embedder, take_photo):
+    answer = verify(take_photo(200, 1), take_photo(200, 2), filled, embedder)
+    assert (answer.decision, answer.threshold, answer.calibration) == ("uncertain", None, None)
+    assert answer.note.endswith("99 individuals that are compared with others are needed, and it has 30")
 
 
 def test_a_named_individual_is_compared_however_many_are_more_alike(filled, embedder):

@@ -28,7 +28,8 @@ def samples_of(mated, non_mated, individuals):
     rng = np.random.default_rng(0)
     of = [rng.permutation(np.arange(len(part)) % individuals).astype(np.int32) for part in (mated, non_mated)]
     nothing = np.empty(0, np.float32)
-    return Samples(mated, of[0], non_mated, of[1], np.full_like(of[1], -1), nothing, nothing, 1, individuals, 0)
+    no_pairs = nothing, np.empty(0, np.int32), nothing, np.empty((0, 2), np.int32)
+    return Samples(mated, of[0], non_mated, of[1], np.full_like(of[1], -1), *no_pairs, 1, individuals, 0)
 
 
 def test_a_probability_is_right_as_often_as_it_says():

@@ -22,7 +22,18 @@ def calibration_of(those, size):
     nothing = np.empty(0, np.float32)
     nobody = np.empty(0, np.int32)
     samples = Samples(
-        nothing, nobody, those.similarity, those.individual, those.nearest, nothing, nothing, 500, size, 0
+        nothing,
+        nobody,
+        those.similarity,
+        those.individual,
+        those.nearest,
+        nothing,
+        nobody,
+        nothing,
+        np.empty((0, 2), np.int32),
+        500,
+        size,
+        0,
     )
     return Calibration.of(samples)
 

@@ -15,6 +15,7 @@ from conftest import draw_animal
 from PIL import Image
 from tiny_network import registered
 
+from petid_search.calibrate import Carried
 from petid_search.dataset import read_manifest
 from petid_search.dataset.split_file import read_split
 from petid_search.errors import DatasetError, ModelError, RecipeError
@@ -206,6 +207,24 @@ def test_early_stopping_gives_back_the_best_epoch(trained, photos):
     kept = Kept(np.empty(0, np.int64), np.empty(0, np.int64), everyone, owners, everyone)
     found = retrieval(Embedder(result.bundle).embed(images), kept)
     assert found["mAP"] == pytest.approx(values[best - 1], abs=1e-3)
+
+
+def test_the_model_carries_a_calibration_measured_on_those_held_out(trained, photos, petid):
+    result = trained("carrying", hold_out_individuals=0.5)
+    split = read_split(result.bundle.file("split.csv"))
+    held_out = [one for one in split.photos if one.role == "held out"]
+    embeddings = Embedder(result.bundle).embed(np.stack([open_image(photos / one.photo, 48) for one in held_out]))
+    _, owners = np.unique([one.individual for one in held_out], return_inverse=True)
+    expected = Carried.measure(embeddings, owners, np.arange(len(owners)), data="photos")
+    carried = Carried.from_json(result.bundle.card.calibration)
+    assert (carried.data, carried.individuals, carried.photos) == ("photos", 3, 18)
+    assert carried.rates == expected.rates == (0.25, 0.3, 0.5)
+    assert carried.thresholds == pytest.approx(expected.thresholds, abs=2e-3)
+    assert petid("enroll", photos / "animal 1" / "0.png", "--as", "Rex", "--model", "carrying").returncode == 0
+    said = petid("identify", photos / "animal 1" / "1.png", "--fpir", "0.25", "--json")
+    answer = json.loads(said.stdout)
+    assert (answer["calibration"], answer["calibrated_on"], answer["gallery_size"]) == ("model", 3, 1)
+    assert answer["threshold"] == carried.threshold(0.25, size=1, photos_each=1.0)
 
 
 def test_a_plateau_brings_the_learning_rate_down(trained):
@@ -544,8 +563,12 @@ def test_going_on_from_a_model_that_knows_what_is_measured_is_said_and_stands_in
     assert leaky.bundle.card.metrics["known_before"]["individuals"] == 2
     assert leaky.report["known_before"]["photos"] > 0
     assert any("figures flatter" in note for note in told)
+    # Those whom the network knows are told from strangers too well to measure a threshold by.
+    assert leaky.bundle.card.calibration is None
+    assert any("carries no calibration" in note for note in told)
     told.clear()
     clean = trained("clean", **{**on, "backbone": "second"}, **split)
+    assert clean.bundle.card.calibration is not None
     assert clean.report["known_before"] == {"photos": 0, "individuals": 0}
     assert not any("figures flatter" in note for note in told)
 

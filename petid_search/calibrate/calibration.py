@@ -6,18 +6,17 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from petid_search import metrics
 from petid_search.calibrate import probability as of_probability
 from petid_search.calibrate.measure import Samples
 from petid_search.calibrate.probability import ProbabilityMap
-from petid_search.calibrate.promise import Promise, Strangers, grown, smallest, tail_threshold, threshold_of
+from petid_search.calibrate.promise import Promise, Strangers, grown, rounded_up, smallest, tail_threshold, threshold_of
 from petid_search.errors import CalibrationError
 
 MISS: Final = 0.05
 """Under the lower threshold lie this share of the mated probes: there petid says `unknown`, above it `uncertain`."""
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 """Of the stored bytes; other ones are not read, but measured anew."""
 
 
@@ -97,8 +96,7 @@ class Calibration:
         """The smallest FPIR that can be promised for a gallery of so many individuals, by default that measured."""
         measured_at = self.samples.gallery_size
         least = smallest(self.strangers.count)
-        # Rounded up in its third digit, so that one can ask for what is printed.
-        return min(1.0, _rounded_up(grown(least, measured_at, max(measured_at, size or 0))))
+        return min(1.0, rounded_up(grown(least, measured_at, max(measured_at, size or 0))))
 
     def lower_threshold(self, fpir: float, *, size: int | None = None) -> float:
         """The similarity under which a probe is `unknown`; no higher than the threshold of that FPIR.
@@ -121,20 +119,25 @@ class Calibration:
     def verification_threshold(self, far: float) -> float:
         """The similarity from which on two photos show the same individual, for a wanted false accept rate.
 
+        Individuals count, as in `promise`: the rate is the mean, over them, of the share of their pairs with others.
+
         Raises:
-            CalibrationError: the pairs of different individuals are too few to promise this rate.
+            CalibrationError: the individuals are too few to promise this rate.
         """
-        pairs = "pairs of photos of two individuals"
-        return _conformal(self.samples.impostor, far, f"a threshold for FAR {far:g}", pairs)
+        of = self.samples.impostor_of.ravel()  # a pair is one of either individual
+        known = of >= 0
+        wanted = f"a threshold for FAR {far:g}", "individuals that are compared with others"
+        return threshold_of(np.repeat(self.samples.impostor, 2)[known], of[known], far, *wanted)
 
     def verification_lower_threshold(self, far: float) -> float:
         """The similarity under which two photos show different individuals; MISS of genuine pairs lie under it.
 
         Raises:
-            CalibrationError: too few individuals have several photos, or the pairs of different ones are too few.
+            CalibrationError: too few individuals have several photos, or they are too few to promise the rate.
         """
-        wanted = "saying `different`", "pairs of photos of one individual"
-        return min(self.verification_threshold(far), -_conformal(-self.samples.genuine[::-1], MISS, *wanted))
+        wanted = "saying `different`", "individuals with several photos"
+        lower = -threshold_of(-self.samples.genuine[::-1], self.samples.genuine_of[::-1], MISS, *wanted)
+        return min(self.verification_threshold(far), lower)
 
     def probability(self, similarity: float) -> float | None:
         """That a candidate of this similarity is the probe's individual, were half of all probes mated; in (0, 1).
@@ -198,21 +201,7 @@ class Calibration:
             raise CalibrationError(f"{error}; the smallest FPIR that it can promise is {least:g}") from error
 
 
-_ARRAYS: Final = ("mated", "mated_of", "non_mated", "non_mated_of", "nearest", "genuine", "impostor")
-
-
-def _rounded_up(rate: float) -> float:
-    digits = 10.0 ** (2 - np.floor(np.log10(rate)))
-    return float(np.ceil(rate * digits - 1e-9) / digits)
-
-
-def _conformal(ascending: NDArray[np.float32], rate: float, wanted: str, of_what: str) -> float:
-    """Just above the k-th highest of n, with the largest k for which k/(n + 1) ≤ rate."""
-    n = len(ascending)
-    k = int(np.floor(rate * (n + 1) + 1e-9))
-    if k < 1:
-        raise CalibrationError(
-            f"the gallery is too small for {wanted}: "
-            f"{int(np.ceil(1 / rate - 1e-9)) - 1} {of_what} are needed, and it has {n}"
-        )
-    return float(np.nextafter(ascending[n - k], np.float32(np.inf)))
+_ARRAYS: Final = (
+    *("mated", "mated_of", "non_mated", "non_mated_of", "nearest"),
+    *("genuine", "genuine_of", "impostor", "impostor_of"),
+)

@@ -56,7 +56,9 @@ class Samples:
         non_mated_of: int32, (non-mated probes,), the individual of each.
         nearest: int32, (non-mated probes,), that other individual.
         genuine: float32, (pairs,), of two photos of one individual; rising.
+        genuine_of: int32, (pairs,), that individual.
         impostor: float32, (pairs,), of two photos of two individuals; rising.
+        impostor_of: int32, (pairs, 2), those individuals.
         photos: how many there are.
         gallery_size: how many individuals, N.
         left_out: pairs of near-duplicates under two individuals that were met and not compared.
@@ -68,7 +70,9 @@ class Samples:
     non_mated_of: NDArray[np.int32]
     nearest: NDArray[np.int32]
     genuine: NDArray[np.float32]
+    genuine_of: NDArray[np.int32]
     impostor: NDArray[np.float32]
+    impostor_of: NDArray[np.int32]
     photos: int
     gallery_size: int
     left_out: int
@@ -84,7 +88,7 @@ def measure(source: Photos) -> Samples:
     """
     ids, owners = source.owners()
     individuals = np.unique(owners)
-    chosen = _probes(ids, owners)
+    chosen = choose_probes(ids, owners)
     meeting = _Meeting(source, ids[chosen], owners[chosen], len(ids))
     for block in source.blocks() if len(chosen) else ():
         meeting.compare(block)
@@ -94,6 +98,12 @@ def measure(source: Photos) -> Samples:
     with_probe, of_probe = np.unique(owners[chosen], return_inverse=True)
     numbers[np.searchsorted(individuals, with_probe)] = np.arange(len(with_probe))
     genuine, impostor, between = meeting.pairs()
+    by_id = np.argsort(ids)
+    number_of = numbers[np.searchsorted(individuals, owners[by_id])]
+
+    def whose(photos: NDArray[np.int64]) -> NDArray[np.int32]:
+        return number_of[np.searchsorted(ids, photos, sorter=by_id)]
+
     mated = np.flatnonzero(own > -np.inf)
     mated = mated[np.argsort(own[mated], kind="stable")]
     non_mated = np.flatnonzero(other > -np.inf)
@@ -104,16 +114,18 @@ def measure(source: Photos) -> Samples:
         other[non_mated],
         of_probe[non_mated].astype(np.int32),
         numbers[np.searchsorted(individuals, nearest[non_mated])],
-        genuine,
-        impostor,
+        genuine.similarity,
+        whose(genuine.first),
+        impostor.similarity,
+        np.stack([whose(impostor.first), whose(impostor.second)], axis=1),
         len(ids),
         len(individuals),
         len(left_out | between),
     )
 
 
-def _probes(ids: NDArray[np.int64], owners: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Places of the photos that play: one of every individual, then a second of each that has two, and so on.
+def choose_probes(ids: NDArray[np.int64], owners: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places of the 2,000 photos that play: one of every individual, then a second of each that has two, and so on.
 
     Which photo comes first is a matter of a hash of its id, so that a gallery that has grown keeps most of its probes.
     """
@@ -204,8 +216,8 @@ class _Meeting:
         nearest[twins] = [owner_of.get(photo, -1) for photo in which.tolist()]
         return other, nearest, left_out
 
-    def pairs(self) -> tuple[NDArray[np.float32], NDArray[np.float32], set[tuple[int, int]]]:
-        """Similarities of genuine and of impostor pairs, rising, and the impostor pairs that are one picture."""
+    def pairs(self) -> tuple["_Pairs", "_Pairs", set[tuple[int, int]]]:
+        """The genuine and the impostor pairs, rising, and the impostor pairs that are one picture."""
         genuine = _joined(self._genuine).some(self._rng)
         genuine = genuine.at(~self._source.near(genuine.first, genuine.second))
         impostor = _joined(self._impostor).some(self._rng)
@@ -216,7 +228,7 @@ class _Meeting:
         between = {
             _pair(*two) for two in zip(impostor.first[twins].tolist(), impostor.second[twins].tolist(), strict=True)
         }
-        return np.sort(genuine.similarity), np.sort(impostor.at(kept).similarity), between
+        return genuine.rising(), impostor.at(kept).rising(), between
 
     def _first_of(
         self,
@@ -295,6 +307,9 @@ class _Pairs:
 
     def at(self, places: NDArray[np.int64] | NDArray[np.bool_]) -> "_Pairs":
         return _Pairs(self.first[places], self.second[places], self.similarity[places])
+
+    def rising(self) -> "_Pairs":
+        return self.at(np.argsort(self.similarity, kind="stable"))
 
     def some(self, rng: np.random.Generator) -> "_Pairs":
         return self.at(rng.permutation(len(self.first))[:_PAIRS])

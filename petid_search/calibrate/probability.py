@@ -55,15 +55,39 @@ class ProbabilityMap:
         """
         if min(len(mated), len(non_mated)) < LEAST:
             return cls(np.empty(0), np.empty(0))
-        from scipy.optimize import isotonic_regression
-
         high = 1 - 1 / (len(np.unique(mated_of)) + 2)
         low = 1 / (len(np.unique(non_mated_of)) + 2)
         similarities, place = np.unique(np.concatenate([mated, non_mated]).astype(np.float64), return_inverse=True)
-        weight = np.concatenate([individual_weight(mated_of), individual_weight(non_mated_of)])
-        target = np.repeat([high, low], [len(mated), len(non_mated)])
-        weights = np.bincount(place, weights=weight)
-        fitted = isotonic_regression(np.bincount(place, weights=weight * target) / weights, weights=weights)
+        sides = [individual_weight(mated_of), individual_weight(non_mated_of)]
+        parts = np.split(place, [len(mated)])
+        there = np.zeros((2, len(similarities)))
+        for weights, part, side in zip(there, parts, sides, strict=True):
+            np.add.at(weights, part, side)
+        return cls.of_weights(similarities, there[0], there[1], high=high, low=low)
+
+    @classmethod
+    def of_weights(
+        cls,
+        similarities: NDArray[np.float64],
+        mated: NDArray[np.float64],
+        non_mated: NDArray[np.float64],
+        *,
+        high: float,
+        low: float,
+    ) -> Self:
+        """Fit the map, as `fit` does, to what lies at each similarity.
+
+        Args:
+            similarities: float64, (n,), rising.
+            mated: float64, (n,), weight of the mated probes there; their sum is 1.
+            non_mated: float64, (n,), weight of the non-mated ones; their sum is 1, too. One of the two is over 0.
+            high: what a mated probe counts, in (0, 1).
+            low: what a non-mated one counts, in (0, 1).
+        """
+        from scipy.optimize import isotonic_regression
+
+        weights = mated + non_mated
+        fitted = isotonic_regression((high * mated + low * non_mated) / weights, weights=weights)
         starts = fitted.blocks[:-1]
         centres = np.add.reduceat(similarities * weights, starts) / np.add.reduceat(weights, starts)
         return cls(centres, np.asarray(fitted.x[starts], np.float64))

@@ -136,6 +136,12 @@ def smallest(individuals: int) -> float:
     return 1.0 / (individuals + 1)
 
 
+def rounded_up(rate: float) -> float:
+    """The rate rounded up in its third digit, so that one can ask for what is printed."""
+    digits = 10.0 ** (2 - np.floor(np.log10(rate)))
+    return float(np.ceil(rate * digits - _TOLERANCE) / digits)
+
+
 def threshold_of(
     similarity: NDArray[np.float32], individual: NDArray[np.int32], rate: float, wanted: str, of_what: str
 ) -> float:
@@ -206,7 +212,7 @@ def tail_threshold(strangers: Strangers, rate: float) -> float:
     return float(np.nextafter(np.float32(min(start + beyond, 1.0)), np.float32(np.inf)))
 
 
-def grown(rate: float, size: int, to: int) -> float:
+def grown(rate: float, size: float, to: float) -> float:
     """FPIR in a gallery of another size: 1 - (1 - rate)^(to/size), as if each individual had its own chance.
 
     It is near rate · to/size. It holds where strangers are mistaken now for this one and now for that, and those who

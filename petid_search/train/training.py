@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from petid_search.calibrate import Carried
 from petid_search.errors import PhotoError, RecipeError
 from petid_search.evaluate.trained_on import Known, known
 from petid_search.images import FIT, SPLIT_FILE
@@ -385,7 +386,9 @@ class _Run:
             scores = stage.answer(kept.validation)["scores"]
             names = [material.photos[place].name for place in kept.validation]
             classified = Classified(material.classes, names, kept.labels, scores)
-        self._log(stage, classified)
+        embeddings = stage.answer(kept.held_out)["embedding"] if len(kept.held_out) else None
+        self._log(stage, classified, embeddings)
+        calibration = self._calibration(embeddings)
         run = {
             "model": name,
             "recipe": self.config.to_json(),
@@ -410,11 +413,28 @@ class _Run:
         )
         # The cache first, which makes room; a training that is broken off from here on makes what it needs of it again.
         clear(self.output / CACHE)
-        bundle = self._write_bundle(name, figures)
+        bundle = self._write_bundle(name, figures, calibration)
         (self.output / CHECKPOINT_FILE).unlink(missing_ok=True)
         return Trained(bundle, self.output, report)
 
-    def _log(self, stage: StageRun, classified: Classified | None) -> None:
+    def _calibration(self, embeddings: NDArray[np.float32] | None) -> dict[str, Any] | None:
+        """What the model carries for galleries that are too small to have a calibration of their own."""
+        if embeddings is None or self.material.held_out < 2:
+            return None
+        if self.known.individuals:
+            # Strangers whom the model was trained on are told apart too well: the thresholds would be too low.
+            self.watch.note(
+                f"The model carries no calibration, since {self.config.backbone} was trained on individuals held out."
+            )
+            return None
+        kept = self.material.kept
+        return Carried.measure(embeddings, kept.owners, kept.groups, data=self._data()).to_json()
+
+    def _data(self) -> str:
+        """The name of the set that is trained on."""
+        return photos_folder(self.config).resolve().name
+
+    def _log(self, stage: StageRun, classified: Classified | None, held_out: NDArray[np.float32] | None) -> None:
         """Precision-recall curves and the projector, of the best weights."""
         from petid_search.train.tensorboard import TensorBoardLog
 
@@ -427,12 +447,12 @@ class _Run:
             if len(shown):
                 names = {one.photo: one.individual for one in material.split.photos}
                 log.embeddings(
-                    stage.answer(shown)["embedding"],
+                    stage.answer(shown)["embedding"] if held_out is None else held_out,
                     [names[material.photos[place].name] for place in shown],
                     _thumbnails(material.decoded, shown),
                 )
 
-    def _write_bundle(self, name: str, figures: Mapping[str, float]) -> Bundle:
+    def _write_bundle(self, name: str, figures: Mapping[str, float], calibration: Mapping[str, Any] | None) -> Bundle:
         import keras
 
         from petid_search.models.heads import create_model
@@ -451,8 +471,7 @@ class _Run:
             outputs = {name: model.output[name] for name in ("embedding", "features")}
             model = keras.Model(model.input, outputs, name=model.name)
         config, material = self.config, self.material
-        folder = Path(str(config.folder)).resolve().name
-        photos = f"{len(material.trained)} photos of {len(material.classes)} individuals in {folder}"
+        photos = f"{len(material.trained)} photos of {len(material.classes)} individuals in {self._data()}"
         given = f" ({config.data})" if config.data else ""
         before = self.start.licence
         licence = config.licence or "no wider than those of the photos trained on and of the weights before"
@@ -481,6 +500,7 @@ class _Run:
             limits=config.limits or "",
             half=config.half,
             metrics=measured,
+            calibration=calibration,
             recipe=config.to_json(),
             split=self.output / SPLIT_FILE,
         )

@@ -1,0 +1,173 @@
+"""Which calibration speaks: the gallery's own where it can promise the FPIR asked for, else its model's."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from petid_search.calibrate.calibration import Calibration
+from petid_search.calibrate.carried import Carried
+from petid_search.calibrate.keeping import current_calibration, renewed_calibration
+from petid_search.errors import CalibrationError
+from petid_search.index.gallery import Gallery
+from petid_search.models.bundle import Card
+
+Source = Literal["gallery", "model"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Two thresholds, whose they are, and the probabilities beside them.
+
+    Attributes:
+        threshold: the similarity from which on a candidate is a match; None where nobody can state one.
+        lower: the similarity under which a probe is `unknown`; minus infinity where nobody can state one.
+        source: whose calibration the threshold is of; None without one.
+        individuals: how many individuals it was measured on; 0 without one.
+        note: whatever there is to know of them; else empty.
+        probability: from similarity to the probability that a candidate is the probe's individual, were half of all
+            probes mated, in (0, 1); None where it cannot be told.
+    """
+
+    threshold: float | None
+    lower: float
+    source: Source | None
+    individuals: int
+    note: str
+    probability: Callable[[float], float | None]
+
+
+def speaking(gallery: Gallery, card: Card, fpir: float) -> Limits:
+    """The limits for a wanted FPIR, in a gallery as it is now.
+
+    What the speaker cannot tell, as a gallery of single photos cannot tell what enrolled animals reach, the other one
+    tells, if it can.
+
+    Args:
+        gallery: who is known.
+        card: that of its model.
+        fpir: in (0, 1).
+
+    Raises:
+        GalleryError: nothing is enrolled.
+    """
+    size, photos = gallery.count_individuals(), gallery.count_photos()
+    own = _own(gallery, fpir, size)
+    calibration = Carried.from_json(card.calibration)
+    if calibration is None or not size:
+        return own
+    return _together(own, _carried(calibration, card.name, fpir, size, photos / size), card.name, "unknown")
+
+
+def speaking_of_pairs(gallery: Gallery, card: Card, far: float) -> Limits:
+    """The limits for two photos to show one individual, or two: `lower` is that under which they are `different`.
+
+    Two photos are a probe, and a gallery of one photo: so the model's calibration is that of such a gallery.
+
+    Args:
+        gallery: whose photos are measured.
+        card: that of its model.
+        far: false accept rate to hold among pairs of different individuals, in (0, 1).
+
+    Raises:
+        GalleryError: nothing is enrolled.
+    """
+    measured = current_calibration(gallery)
+    own = _limits(
+        measured, lambda: measured.verification_threshold(far), lambda: measured.verification_lower_threshold(far)
+    )
+    own = replace(own, probability=lambda _: None)
+    calibration = Carried.from_json(card.calibration)
+    if calibration is None:
+        return own
+    return _together(own, _carried(calibration, card.name, far, 1, 1.0), card.name, "different")
+
+
+def _together(own: Limits, theirs: Limits, model: str, other: str) -> Limits:
+    """Who speaks of a gallery and its model; `other` is the decision under the lower threshold."""
+    if own.threshold is None and theirs.threshold is None:
+        return replace(own, note=f"{own.note}; {theirs.note}", probability=_first_of(own, theirs))
+    if own.threshold is None:
+        return replace(theirs, probability=_first_of(theirs, own))
+    if own.lower > -math.inf or theirs.lower == -math.inf:
+        return replace(own, probability=_first_of(own, theirs))
+    return replace(
+        own,
+        lower=min(own.threshold, theirs.lower),
+        note=f"{own.note}; so `{other}` goes by the calibration that model {model} carries",
+        probability=_first_of(own, theirs),
+    )
+
+
+def _own(gallery: Gallery, fpir: float, size: int) -> Limits:
+    calibration = current_calibration(gallery)
+    limits = _of_identification(calibration, fpir, size)
+    if limits.lower == -math.inf and size > calibration.samples.gallery_size:
+        # What was enough for fewer individuals may not be for those that have come since, and these tell as well.
+        limits = _of_identification(renewed_calibration(gallery), fpir, size)
+    return limits
+
+
+def _of_identification(calibration: Calibration, fpir: float, size: int) -> Limits:
+    measured_at, note = calibration.samples.gallery_size, ""
+    if size > measured_at:
+        note = _grown(measured_at, calibration.rate_when_measured(fpir, size))
+    return _limits(
+        calibration,
+        lambda: calibration.threshold(fpir, size=size),
+        lambda: calibration.lower_threshold(fpir, size=size),
+        note,
+    )
+
+
+def _limits(calibration: Calibration, upper: Callable[[], float], lower: Callable[[], float], note: str = "") -> Limits:
+    """A gallery's own limits, as far as they can be stated; the note is for where there is a threshold."""
+    count = calibration.strangers.count
+    try:
+        threshold = upper()
+    except CalibrationError as error:
+        return Limits(None, -math.inf, None, 0, str(error), calibration.probability)
+    try:
+        return Limits(threshold, lower(), "gallery", count, note, calibration.probability)
+    except CalibrationError as error:
+        notes = [*([note] if note else []), str(error)]
+        return Limits(threshold, -math.inf, "gallery", count, "; ".join(notes), calibration.probability)
+
+
+def _carried(calibration: Carried, model: str, fpir: float, size: int, photos_each: float) -> Limits:
+    def probability(similarity: float) -> float | None:
+        return calibration.probability(similarity, size=size, photos_each=photos_each)
+
+    try:
+        threshold = calibration.threshold(fpir, size=size, photos_each=photos_each)
+    except CalibrationError as error:
+        lower = calibration.lower_threshold(photos_each=photos_each)
+        return Limits(None, -math.inf if lower is None else lower, None, 0, str(error), probability)
+    note = (
+        f"carried by model {model}, measured on {calibration.individuals} individuals of {calibration.data}: it holds "
+        "for such photos; `petid calibrate` measures it on yours"
+    )
+    rate = calibration.rate_when_measured(fpir, size=size, photos_each=photos_each)
+    if rate < fpir:
+        note += f"; {_grown(calibration.sizes[-1], rate)}"
+    lower = calibration.lower_threshold(photos_each=photos_each)
+    if lower is None:
+        lower = -math.inf
+        note += "; too few of those have several photos for saying `unknown`"
+    return Limits(threshold, min(threshold, lower), "model", calibration.individuals, note, probability)
+
+
+def _grown(measured_at: int, rate: float) -> str:
+    return (
+        f"measured at N = {measured_at}; since FPIR grows about with N, the threshold is that of FPIR {rate:.3g} there"
+    )
+
+
+def _first_of(speaker: Limits, other: Limits) -> Callable[[float], float | None]:
+    """What the speaker says a probability is, or else the other one."""
+
+    def probability(similarity: float) -> float | None:
+        told = speaker.probability(similarity)
+        return other.probability(similarity) if told is None else told
+
+    return probability
