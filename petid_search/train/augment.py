@@ -7,6 +7,7 @@ is sampled once, which keeps it sharper and takes a third of the time of Keras's
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 from petid_search.errors import RecipeError
 from petid_search.models.backbones import import_keras
 
-Padding = Literal["reflect", "constant"]
+Padding = Literal["reflect", "constant", "varied"]
 
 _ERASED: Final = (0.02, 0.33)
 """The least and the largest share of a photo that erasing hides; the rectangle's sides are drawn by themselves."""
@@ -37,7 +38,8 @@ class Augmentation:
             to 50 %, hue by up to 18°.
         blur: largest standard deviation of a Gaussian, in pixels, in [0, 10].
         erasing: chance in [0, 1] that a rectangle becomes grey (Zhong et al. 2020, arXiv:1708.04896).
-        padding: what is seen beyond a photo's edge: the photo mirrored (`reflect`), or one random colour (`constant`).
+        padding: what is seen beyond a photo's edge: the photo mirrored (`reflect`), one random colour (`constant`), or
+            by turns the one and the other, drawn for each batch (`varied`).
 
     Raises:
         RecipeError: a value is out of range.
@@ -109,15 +111,15 @@ class Augmenter:
         import tensorflow as tf
 
         # Of one size and any number, so that the last batch of an epoch is not traced anew.
-        self._vary = tf.function(
-            self._apply,
-            input_signature=[
-                tf.TensorSpec((None, size, size, 3), tf.float32),
-                tf.TensorSpec((None, 8), tf.float32),
-                tf.TensorSpec((None, 1, 1, 3), tf.float32),
-                tf.TensorSpec((None,), tf.float32),
-            ],
-        )
+        signature = [
+            tf.TensorSpec((None, size, size, 3), tf.float32),
+            tf.TensorSpec((None, 8), tf.float32),
+            tf.TensorSpec((None, 1, 1, 3), tf.float32),
+            tf.TensorSpec((None,), tf.float32),
+        ]
+        drawn: tuple[Padding, ...] = ("reflect", "constant")
+        paddings = drawn if augmentation.padding == "varied" else (augmentation.padding,)
+        self._vary = [tf.function(partial(self._apply, padding), input_signature=signature) for padding in paddings]
 
     def __call__(
         self, images: NDArray[np.uint8] | NDArray[np.float32], seed: int | Sequence[int]
@@ -138,13 +140,14 @@ class Augmenter:
         sigmas = rng.uniform(0, self.augmentation.blur, count).astype(np.float32)
         for layer in self._layers:
             layer.generator.state.assign(rng.integers(2**31, size=2))
-        varied = self._vary(np.asarray(images, np.float32), affine, borders, sigmas)
+        vary = self._vary[rng.integers(len(self._vary))]
+        varied = vary(np.asarray(images, np.float32), affine, borders, sigmas)
         return np.asarray(varied)
 
-    def _apply(self, images: Any, affine: Any, borders: Any, sigmas: Any) -> Any:
+    def _apply(self, padding: Padding, images: Any, affine: Any, borders: Any, sigmas: Any) -> Any:
         """The same on tensors, with what was drawn."""
         ops = self._keras.ops
-        if self._moves and self.augmentation.padding == "reflect":
+        if self._moves and padding == "reflect":
             images = ops.image.affine_transform(images, affine, fill_mode="reflect")
         elif self._moves:
             # The operation knows one fill value for all images: with its border's colour for zero, each has its own.

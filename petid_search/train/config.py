@@ -17,7 +17,7 @@ Freeze = str
 Pooling = Literal["avg", "max", "gem", "flatten"]
 Sampler = Literal["auto", "shuffled", "balanced", "p-k"]
 Schedule = Literal["constant", "cosine", "plateau"]
-Padding = Literal["reflect", "constant"]
+Padding = Literal["reflect", "constant", "varied"]
 Precision = Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"]
 
 _FREEZE: Final = re.compile(r"none|all|(?:first|all-but-last)-\d{1,4}")
@@ -92,6 +92,7 @@ class TrainConfig:
     sampler: Sampler = _option("How photos become batches; p-k for metric losses.", "auto")
     photos_per_individual: int = _option("K of p-k: photos of each individual in a batch.", 4, min=2)
     freeze: Freeze = _option("none, all, first-N or all-but-last-N layers of the backbone.", "all")
+    freeze_norm: bool = _option("Hold batch normalisation fast, by its moving mean and variance.", False)
     stages: tuple[Stage, ...] = ()
     cache: bool = _option("Pass photos through a frozen backbone once only.", True)
     variants: int = _option("Augmented variants of each photo where features are cached.", 4, min=1, max=64)
@@ -125,6 +126,11 @@ class TrainConfig:
     seed: int = _option("Of everything drawn.", 0, min=0, max=2**32 - 1)
     precision: Precision = _option("Of the arithmetic; auto takes mixed_float16 on a GPU.", "auto")
 
+    embed_size: int | None = _option(
+        "Side of the finished model's input, which may be larger than the one trained at; by default the same.",
+        None,
+        min=32,
+    )
     half: bool = _option("Store the weights in 16 bits: half the size.", False)
     keep_classifier: bool = _option("Keep the classifier in the model; without, it only embeds.", True)
     purpose: str | None = _option("For the card: what the model is for.", None)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import keras
 
 
-def freeze(backbone: "keras.Model", which: str) -> int:
+def freeze(backbone: "keras.Model", which: str, *, norm: bool = False) -> int:
     """Let some of a backbone's layers learn and hold the others fast.
 
     A frozen batch normalisation works in inference mode, by its moving mean and variance, as Keras has it do.
@@ -20,6 +20,7 @@ def freeze(backbone: "keras.Model", which: str) -> int:
     Args:
         backbone: the network.
         which: `none`, `all`, `first-N` or `all-but-last-N`, counted in its layers, the input being the first.
+        norm: whether every batch normalisation is held fast, whatever layers learn.
 
     Returns:
         how many layers with weights learn.
@@ -27,6 +28,8 @@ def freeze(backbone: "keras.Model", which: str) -> int:
     Raises:
         RecipeError: the backbone has fewer layers.
     """
+    import keras
+
     layers = backbone.layers
     frozen = {"none": 0, "all": len(layers)}.get(which)
     if frozen is None:
@@ -35,7 +38,8 @@ def freeze(backbone: "keras.Model", which: str) -> int:
             raise RecipeError(f"{backbone.name} has {len(layers)} layers: freeze cannot be {which}.")
         frozen = int(number) if kind == "first" else len(layers) - int(number)
     for place, layer in enumerate(layers):
-        layer.trainable = place >= frozen
+        held = norm and isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = place >= frozen and not held
     return sum(bool(layer.trainable_weights) for layer in layers)
 
 

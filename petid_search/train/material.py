@@ -25,6 +25,7 @@ class Material:
     Attributes:
         split: what each photo is for.
         photos: those of the split that are used, in its order, some of which may turn out unreadable.
+        groups: int64, (photos,), their groups of near-duplicates.
         decoded: their pixels.
         classes: names of the individuals trained on, sorted; a class number is a place here.
         labels: int64, (photos,), class numbers; -1 for individuals that are held out.
@@ -34,6 +35,7 @@ class Material:
 
     split: Split
     photos: list[LabelledPhoto]
+    groups: NDArray[np.int64]
     decoded: DecodedPhotos
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
@@ -145,4 +147,4 @@ def gather(
     validation = validation[labels[validation] >= 0]
     _, owners = np.unique([individuals[place] for place in held_out], return_inverse=True)
     kept = Kept(validation, labels[validation], held_out, owners.astype(np.int64), groups[held_out])
-    return Material(split, photos, decoded, classes, labels, trained, kept)
+    return Material(split, photos, groups, decoded, classes, labels, trained, kept)

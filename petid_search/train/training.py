@@ -234,7 +234,8 @@ class _Run:
             self.watch.note(f"Going on after epoch {len(self.standing.history)}.")
         else:
             self.standing.before = self._before()
-        if checkpoint is None and any(stage.freeze != "all" for stage in self.config.plan):
+        learns = any(stage.freeze != "all" for stage in self.config.plan)
+        if checkpoint is None and learns and not self.config.freeze_norm:
             self._unfold()
         with TensorBoardLog(self.output / "tensorboard", first_epoch=len(self.standing.history) + 1) as log:
             if checkpoint is None:
@@ -299,7 +300,7 @@ class _Run:
 
     def _stage(self, number: int, stage: Stage) -> StageRun:
         material, config = self.material, self.config
-        learning = freeze(self.start.network, stage.freeze)
+        learning = freeze(self.start.network, stage.freeze, norm=config.freeze_norm)
         part, inputs = self.model, self.photos
         if learning == 0 and config.cache:
             part, inputs = self._on_features()  # type: ignore[assignment]
@@ -378,6 +379,8 @@ class _Run:
         """Write report and bundle of the best weights; then what the training no longer needs is deleted."""
         # What is measured is what is stored.
         self.model.set_weights(rounded(best) if self.config.half else best)
+        if self.config.embed_size not in (None, self.material.decoded.size):
+            self._enlarge(int(self.config.embed_size or 0))
         material, kept = self.material, self.material.kept
         stage = self._stage(len(self.config.plan) - 1, self.config.plan[-1])
         figures = stage.measure()
@@ -416,6 +419,29 @@ class _Run:
         bundle = self._write_bundle(name, figures, calibration)
         (self.output / CHECKPOINT_FILE).unlink(missing_ok=True)
         return Trained(bundle, self.output, report)
+
+    def _enlarge(self, size: int) -> None:
+        """Let the trained network take larger photos from here on: what it is measured on and what it is stored as.
+
+        Augmentation shows animals larger than they are measured; a larger input makes up for it. Source: Touvron,
+        Vedaldi, Douze, Jégou, "Fixing the train-test resolution discrepancy", NeurIPS 2019, arXiv:1906.06423.
+        """
+        from petid_search.models.heads import create_model
+
+        head = self.objective.head
+        if head.classifier is not None and head.classifier.flatten:
+            raise RecipeError("A classifier that flattens takes photos of the size trained at: leave out embed-size.")
+        weights, old = self.model.get_weights(), self.material
+        with self.strategy.scope():
+            network = create_backbone(self.start.backbone, size=size)
+            self.model = create_model(network, head, self.classes)
+        self.model.set_weights(weights)
+        self.start = replace(self.start, network=network, model=None)
+        cache = self.output / CACHE / f"{size}px"
+        self.material = gather(
+            old.split, old.photos, old.groups, cache, size, problem=self.watch.problem, doing=self.watch.doing
+        )
+        self.photos, self.augmented = PhotoInputs(self.material.decoded, None), False
 
     def _calibration(self, embeddings: NDArray[np.float32] | None) -> dict[str, Any] | None:
         """What the model carries for galleries that are too small to have a calibration of their own."""
