@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Grid = NDArray[np.floating[Any]]
 """One number for each pixel, (size, size); float32, for speed."""
 Paint = NDArray[np.floating[Any]] | Sequence[float]
-"""One colour, or one for each pixel, (size, size, 3), in [0, 255]."""
+"""One colour, (3,), or one for each pixel, (3, size, size), in [0, 255]: one plane after the other is faster."""
 
 _HEAD: Final = 0.53
 """Radius of the head, in half sides of the image, at scale 1."""
@@ -49,12 +49,12 @@ def draw(pet: "Pet", view: "View", size: int) -> tuple[NDArray[np.uint8], NDArra
     right, down = (x - view.x) / radius, (y - view.y + _HEAD_UP) / radius
     pixel = 2 / (size * radius)
     below = _window(right, down, 0.0, 1.5, 1.5)
-    _body(image[below], pet, view, right[below], down[below], pixel)
+    _body(image[:, *below], pet, view, right[below], down[below], pixel)
     cos, sin = math.cos(view.tilt), math.sin(view.tilt)
     right, down = right * cos + down * sin, down * cos - right * sin
     above = _window(right, down, 0.0, -0.2, 1.85)
     mask = np.zeros((size, size), np.bool_)
-    mask[above] = _head(image[above], pet, view, right[above], down[above], pixel)
+    mask[above] = _head(image[:, *above], pet, view, right[above], down[above], pixel)
     return _photographed(image, view, x, y), mask
 
 
@@ -65,11 +65,11 @@ def _background(view: "View", x: Grid, y: Grid) -> Grid:
     """What is behind the animal, out of focus."""
     rng = np.random.default_rng([1, *view.seed])
     size = len(x)
-    image = np.empty((size, size, 3), np.float32)
+    image = np.empty((3, size, size), np.float32)
     cloud = _cloud(rng, size, 5) + 0.5 * _cloud(rng, size, 11)
     if view.background == "meadow":
         sky, grass = _tint(rng, (176, 208, 232), 16), _tint(rng, (126, 158, 82), 26)
-        image[:] = sky
+        image[:] = _plane(sky)
         _paint(image, _soft(y - float(rng.uniform(-0.35, 0.1)) - 0.08 * cloud, 0.12), _lit(grass, 1 + 0.12 * cloud))
     elif view.background == "room":
         wall, floor = _tint(rng, (206, 198, 186), 24), _tint(rng, (150, 116, 88), 24)
@@ -86,8 +86,8 @@ def _background(view: "View", x: Grid, y: Grid) -> Grid:
     else:
         image[:] = _lit(_tint(rng, (84, 84, 96), 30), 1 + 0.25 * cloud)
         for _ in range(14):
-            place = rng.uniform(-1, 1, 2)
-            lamp = np.hypot(x - place[0], y - place[1]) - float(rng.uniform(0.06, 0.22))
+            at_x, at_y = map(float, rng.uniform(-1, 1, 2))
+            lamp = np.hypot(x - at_x, y - at_y) - float(rng.uniform(0.06, 0.22))
             _paint(image, 0.4 * _soft(-lamp, 0.03), _tint(rng, (214, 184, 132), 50))
     return image
 
@@ -96,14 +96,18 @@ def _photographed(image: Grid, view: "View", x: Grid, y: Grid) -> NDArray[np.uin
     """What light and camera make of a scene."""
     towards = x * math.cos(view.light_from) + y * math.sin(view.light_from)
     light = view.brightness * (1 + 0.3 * view.shade * towards)
-    image = image * light[..., None] * np.array([1 + view.warmth, 1, 1 - view.warmth], np.float32)
-    image = 255 * (1 - np.exp(-image / 255 * 1.9)) / (1 - np.exp(-1.9)) * 0.5 + image * 0.5  # a soft shoulder
+    image = image * light * _plane((1 + view.warmth, 1.0, 1 - view.warmth))
+    image = (127.5 / (1 - math.exp(-1.9))) * (1 - np.exp(image * (-1.9 / 255))) + 0.5 * image  # a soft shoulder
     if view.blur:
-        soft = Image.fromarray(np.rint(np.clip(image, 0, 255)).astype(np.uint8))
-        image = np.asarray(soft.filter(ImageFilter.GaussianBlur(view.blur * len(x))), np.float32)
+        soft = Image.fromarray(_pixels(image)).filter(ImageFilter.GaussianBlur(view.blur * len(x)))
+        image = np.asarray(soft, np.float32).transpose(2, 0, 1)
     rng = np.random.default_rng([2, *view.seed])
-    grain = rng.standard_normal((*x.shape, 1), np.float32) + 0.4 * rng.standard_normal((*x.shape, 3), np.float32)
-    return np.rint(np.clip(image + view.noise * grain, 0, 255)).astype(np.uint8)
+    grain = rng.standard_normal(x.shape, np.float32) + 0.4 * rng.standard_normal((3, *x.shape), np.float32)
+    return _pixels(image + view.noise * grain)
+
+
+def _pixels(image: Grid) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(np.rint(np.clip(image, 0, 255)).astype(np.uint8).transpose(1, 2, 0))
 
 
 # The animal.
@@ -132,7 +136,7 @@ def _body(image: Grid, pet: "Pet", view: "View", x: Grid, y: Grid, pixel: float)
         foot = _ellipse(x - haunch * 0.62, y - ground + 0.02, 0.3, 0.14)
         _paint(image, _cover(foot, pixel), _lit(pet.coat, 0.86 - 0.5 * np.clip(foot + 0.1, 0, 0.1)))
     chest = _ellipse(x * (1 - 0.1 * np.clip(y - 1.2, -1, 1)), y - 1.3, 0.68, 0.92)
-    coat = _choose(np.zeros_like(x), pet.coat, pet.coat)
+    coat = _plane(pet.coat)
     if pet.pattern == "stripes":
         bands = _soft(np.sin(9 * pet.pattern_scale * y + 1.5 * x * x + pet.pattern_phase) - 0.25, 0.3)
         coat = _mix(coat, 0.8 * bands * _soft(np.abs(x) - 0.22, 0.1), pet.pattern_colour)
@@ -142,7 +146,7 @@ def _body(image: Grid, pet: "Pet", view: "View", x: Grid, y: Grid, pixel: float)
         bib = _ellipse(x + 0.04 * np.sin(9 * y), y - 1.05, pet.bib * 0.8, pet.bib * 1.25)
         coat = _mix(coat, _soft(-bib, 0.07), pet.second)
     under_chin = 0.22 * _soft(1.3 - y, 0.5)
-    _paint(image, _cover(chest, pixel), coat * (fur * (0.95 - under_chin - 0.3 * _rim(chest, 0.3)))[..., None])
+    _paint(image, _cover(chest, pixel), coat * (fur * (0.95 - under_chin - 0.3 * _rim(chest, 0.3))))
     for leg, sock in zip((-1, 1), pet.socks, strict=True):
         distance, along = _path(x, y, [(leg * 0.27, 1.3), (leg * 0.28, ground - 0.12)])
         inside = _cover(distance - 0.19, pixel)
@@ -150,8 +154,7 @@ def _body(image: Grid, pet: "Pet", view: "View", x: Grid, y: Grid, pixel: float)
         shown = _soft(y - 1.42, 0.2)
         _paint(image, inside * shown, _lit(colour, fur * (0.98 - 0.3 * _rim(distance - 0.19, 0.12))))
         paw = _ellipse(x - leg * 0.28, y - ground + 0.02, 0.25, 0.155)
-        colour = _choose(0 * x, pet.second if sock else pet.coat, pet.coat)
-        _paint(image, _cover(paw, pixel), _lit(colour, 1.02 - 0.3 * _rim(paw, 0.1)))
+        _paint(image, _cover(paw, pixel), _lit(pet.second if sock else pet.coat, 1.02 - 0.3 * _rim(paw, 0.1)))
         for toe in (-0.09, 0.09):
             line, _ = _path(x, y, [(leg * 0.28 + toe, ground - 0.02), (leg * 0.28 + toe, ground + 0.08)])
             _paint(image, 0.55 * _cover(line - 0.014, pixel), _INK)
@@ -175,22 +178,22 @@ def _head(image: Grid, pet: "Pet", view: "View", x: Grid, y: Grid, pixel: float)
         placed = _marking(pet.placed, face_x, face_y) * inside * (face_z > 0)
         coat = _mix(coat, placed, pet.placed.colour)
     light = _light(view, across, down, depth) * (1 + 0.06 * _texture(pet, face_x, face_y))
-    _paint(image, inside, coat * light[..., None])
+    _paint(image, inside, coat * light)
 
     covered = np.zeros_like(x)
     for side, colour in zip((-1, 1), pet.eyes, strict=True):
         eye = _window(face_x, face_y, side * pet.eye_gap, -0.1, 1.3 * pet.eye_size)
         beside = face_x[eye] - side * pet.eye_gap
-        _cover_up(covered[eye], _eye(image[eye], pet, view, beside, face_y[eye], face_z[eye], colour))
+        _cover_up(covered[eye], _eye(image[:, *eye], pet, view, beside, face_y[eye], face_z[eye], colour))
     low = _window(x, y, 0.0, 0.45, 1.05)
-    _cover_up(covered[low], _muzzle(image[low], pet, view, x[low], y[low], pixel))
+    _cover_up(covered[low], _muzzle(image[:, *low], pet, view, x[low], y[low], pixel))
     _cover_up(covered, _ears(image, pet, view, x, y, pixel, behind=False))
     return np.asarray((placed > 0.5) & (covered < 0.5))
 
 
 def _coat(pet: "Pet", x: Grid, y: Grid) -> Grid:
     """The colours of the head, where its own face has the coordinates x and y."""
-    coat = _choose(np.zeros_like(x), pet.coat, pet.coat)
+    coat = _plane(pet.coat)
     if pet.pattern == "stripes":
         scale, phase = pet.pattern_scale, pet.pattern_phase
         brow = np.sin(15 * scale * x + 1.2 * np.sin(4 * y + phase) + (phase if phase > 3 else 0.0))
@@ -269,15 +272,13 @@ def _muzzle(image: Grid, pet: "Pet", view: "View", x: Grid, y: Grid, pixel: floa
         colour = pet.pattern_colour
     else:
         colour = tuple(0.45 * part + 0.55 * min(255, 1.12 * part) for part in pet.coat)
-    coat = _choose(0 * x, colour, colour)
+    coat = _plane(colour)
     if pet.pattern == "spots":
         coat = _mix(coat, 0.8 * _soft(0.1 - np.hypot(np.abs(face_x) - 0.55, face_y - 0.05), 0.05), pet.pattern_colour)
     light = _light(view, across, down, depth) * (1 + 0.03 * _texture(pet, face_x, face_y))
     _paint(image, 0.28 * _soft(1.16 - radius, 0.24), (40, 30, 28))
     # Above, the muzzle runs into the face; below, it has an edge.
-    _paint(
-        image, inside * _soft(down + 0.75, 0.5) if is_dog else inside * _soft(down + 0.5, 0.5), coat * light[..., None]
-    )
+    _paint(image, inside * _soft(down + 0.75, 0.5) if is_dog else inside * _soft(down + 0.5, 0.5), coat * light)
 
     line = np.abs(face_x) - 0.02
     split = _soft(0.03 - line, 0.02) * _soft(face_y + 0.2, 0.1) * _soft(0.28 - face_y, 0.05)
@@ -317,7 +318,7 @@ def _ears(image: Grid, pet: "Pet", view: "View", x: Grid, y: Grid, pixel: float,
         lean = side * (-0.12 - 0.5 * pet.ear_spread if hanging else pet.ear_spread)
         cos, sin = math.cos(lean), math.sin(lean)
         near = _window(x, y, at_x * width, at_y * height, 1.6 * pet.ear_size)
-        part = image[near]
+        part = image[:, *near]
         right, down = x[near] - at_x * width, y[near] - at_y * height
         ear_x, ear_y = (right * cos + down * sin) * side, down * cos - right * sin
         tall = pet.ear_size
@@ -363,8 +364,8 @@ def _spots(pet: "Pet", x: Grid, y: Grid) -> Grid:
     rng = np.random.default_rng([3, pet.seed, pet.individual])
     covered = np.zeros_like(x)
     for _ in range(round(38 * pet.pattern_scale)):
-        place, radius = rng.uniform((-1, -1), (1, 2)), float(rng.uniform(0.03, 0.1))
-        covered = np.maximum(covered, _soft(radius - np.hypot(x - place[0], y - place[1]), 0.025))
+        (at_x, at_y), radius = map(float, rng.uniform((-1, -1), (1, 2))), float(rng.uniform(0.03, 0.1))
+        _cover_up(covered, _soft(radius - np.hypot(x - at_x, y - at_y), 0.025))
     return covered
 
 
@@ -418,7 +419,7 @@ def _window(x: Grid, y: Grid, at_x: float, at_y: float, reach: float) -> tuple[s
 
 def _paint(image: Grid, mask: Grid, colour: Paint) -> None:
     """Cover an image with a colour where the mask is 1, in its place."""
-    image += np.clip(mask, 0, 1)[..., None] * (np.asarray(colour, np.float32) - image)
+    image += np.clip(mask, 0, 1) * (_plane(colour) - image)
 
 
 def _cover_up(covered: Grid, by: Grid) -> None:
@@ -426,16 +427,21 @@ def _cover_up(covered: Grid, by: Grid) -> None:
 
 
 def _mix(under: Grid, mask: Grid, colour: Paint) -> Grid:
-    return under + np.clip(mask, 0, 1)[..., None] * (np.asarray(colour, np.float32) - under)
+    return under + np.clip(mask, 0, 1) * (_plane(colour) - under)
 
 
 def _choose(mask: Grid, first: Sequence[float], second: Sequence[float]) -> Grid:
     """The first colour where the mask is 0, the second where it is 1."""
-    return _mix(np.broadcast_to(np.asarray(first, np.float32), (*mask.shape, 3)), mask, second)
+    return _mix(_plane(first), mask, second)
 
 
 def _lit(colour: Paint, light: Grid) -> Grid:
-    return np.asarray(colour, np.float32) * light[..., None].astype(np.float32)
+    return _plane(colour) * light
+
+
+def _plane(colour: Paint) -> Grid:
+    """A colour as what goes with planes of pixels."""
+    return colour if isinstance(colour, np.ndarray) else np.array(colour, np.float32)[:, None, None]
 
 
 def _tint(rng: np.random.Generator, colour: tuple[float, float, float], by: float) -> tuple[float, float, float]:

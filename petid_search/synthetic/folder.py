@@ -1,11 +1,13 @@
 """Photos of drawn pets in a folder of folders, each with a name, as a shelter keeps those of its own."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from PIL import Image
 
+from petid_search.cores import usable_cores
 from petid_search.synthetic.pet import Pet
 
 # fmt: off
@@ -52,12 +54,18 @@ def write_pets(
     Raises:
         OSError: the folder cannot be written.
     """
-    written = []
-    for individual in range(first, first + individuals):
-        pet = Pet.of(individual, seed=seed)
-        home = folder / pet_name(individual)
-        home.mkdir(parents=True, exist_ok=True)
-        for photo in range(first_photo, first_photo + photos):
-            written.append(home / f"{photo + 1}.jpg")
-            written[-1].write_bytes(photo_bytes(pet, photo, size=size))
-    return written
+    pets = [Pet.of(individual, seed=seed) for individual in range(first, first + individuals)]
+    jobs = [
+        (folder / pet_name(pet.individual) / f"{photo + 1}.jpg", pet, photo)
+        for pet in pets
+        for photo in range(first_photo, first_photo + photos)
+    ]
+
+    def write(job: tuple[Path, Pet, int]) -> Path:
+        file, pet, photo = job
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(photo_bytes(pet, photo, size=size))
+        return file
+
+    with ThreadPoolExecutor(usable_cores()) as pool:  # drawing is arithmetic on large arrays, which threads share out
+        return list(pool.map(write, jobs))

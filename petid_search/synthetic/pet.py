@@ -136,14 +136,18 @@ class Pet:
         is_light, is_dark = sum(coat) > 630, sum(coat) < 240
         second = _near(_darker(coat, 0.45) if is_light else _WHITE, rng, 6)
         kinds: tuple[Literal["plain", "stripes", "spots", "mask"], ...] = ("plain", "stripes", "spots", "mask")
-        chances = [0.55, 0.06, 0.14, 0.25] if is_dog else [0.34, 0.5, 0.0, 0.16]
+        chances = [0.45, 0.1, 0.2, 0.25] if is_dog else [0.3, 0.45, 0.1, 0.15]
         pattern = kinds[int(rng.choice(4, p=chances))]
-        contrast = _darker(coat, float(rng.uniform(0.4, 0.65))) if not is_dark else _near((120, 104, 94), rng, 10)
+        contrast = _darker(coat, float(rng.uniform(0.3, 0.6))) if not is_dark else _near((120, 104, 94), rng, 10)
         if pattern == "mask":
             contrast = _near(_DARK, rng, 10) if not is_dark else _near(_TAN, rng, 14)
-        patches = _patches(rng, coat, is_light) if rng.random() < (0.55 if is_dog else 0.4) else ()
-        ear = _near(contrast, rng, 8) if pattern == "mask" or rng.random() < 0.3 else _darker(coat, 0.88)
-        other_ear = second if rng.random() < 0.12 else ear
+        patches = _patches(rng, coat, is_light) if rng.random() < (0.75 if pattern == "plain" else 0.45) else ()
+        ear = (
+            _near(contrast, rng, 8)
+            if pattern == "mask" or rng.random() < 0.3
+            else _darker(coat, float(rng.uniform(0.5, 1.05)))
+        )
+        other_ear = second if rng.random() < 0.2 else ear
         iris = _pick(rng, _DOG_EYES if is_dog else _CAT_EYES)
         other_iris = _pick(rng, _DOG_EYES if is_dog else _CAT_EYES) if rng.random() < 0.1 else iris
         shapes: tuple[Literal["pricked", "floppy", "folded", "round"], ...] = ("pricked", "floppy", "folded", "round")
@@ -156,7 +160,7 @@ class Pet:
             second=second,
             pattern=pattern,
             pattern_colour=contrast,
-            pattern_scale=float(rng.uniform(0.75, 1.35)),
+            pattern_scale=float(rng.uniform(0.6, 1.5)),
             pattern_phase=float(rng.uniform(0, 2 * np.pi)),
             blaze=float(rng.uniform(0.07, 0.26)) if marked and rng.random() < 0.6 else 0.0,
             muzzle_is_second=marked and pattern != "mask" and bool(rng.random() < 0.75),
@@ -223,7 +227,7 @@ def _patches(rng: np.random.Generator, coat: Colour, is_light: bool) -> tuple[Ma
         Marking(
             x=places[at][0] + float(rng.uniform(-0.12, 0.12)),
             y=places[at][1] + float(rng.uniform(-0.12, 0.12)),
-            radius=float(rng.uniform(0.2, 0.44)),
+            radius=float(rng.uniform(0.22, 0.5)),
             colour=_near(one, rng, 6),
             wobble=float(rng.uniform(0.05, 0.2)),
             phase=float(rng.uniform(0, 2 * np.pi)),
