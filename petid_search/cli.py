@@ -106,6 +106,28 @@ def _petid(
 
 
 @app.command()
+def demo(
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where everything goes: a new folder, or an earlier demo's.")
+    ] = Path("petid-demo"),
+    model: ModelOption = None,
+) -> None:
+    """See everything below done on drawn pets, offline, in under a minute."""
+    from petid_search import demo as library
+    from petid_search.models.home import DEFAULT, open_model
+
+    for line in library.demo(output, open_model(model or DEFAULT)):
+        match line.kind:
+            case "heading":
+                _print("")
+                typer.secho(_one_line(line.text), bold=True)
+            case "command":
+                _print(f"   $ {line.text}")
+            case "result":
+                _print(f"   {line.text}")
+
+
+@app.command()
 def enroll(
     paths: Annotated[
         list[Path],

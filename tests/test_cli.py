@@ -103,6 +103,7 @@ def answers(done: subprocess.CompletedProcess[str]) -> list[dict]:
 def test_the_commands_are_those_of_the_documentation():
     assert [" ".join(words) for words in COMMANDS] == [
         *(
+            "demo",
             "enroll",
             "identify",
             "classify",

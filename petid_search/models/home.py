@@ -89,10 +89,14 @@ def only_classifier() -> Bundle:
     raise ModelError(f"There is no model with a classifier yet. Train one: {HOW_TO_TRAIN}")
 
 
-def check_new_name(name: str) -> None:
+def check_new_name(name: str, models: Path | None = None) -> None:
     """Refuse a name that no new model can have, before the work that makes the model.
 
     That of a model which comes with petid may be given: the new one takes its place.
+
+    Args:
+        name: what it would be called.
+        models: the folder that it would be in; by default that of petid's models.
 
     Raises:
         ModelError: it is not one (see add_model), or a model of the user's own has it.
@@ -101,7 +105,7 @@ def check_new_name(name: str) -> None:
         raise ModelError(
             f"{name!r} cannot name a model: take 1 to 64 letters, digits, '.', '_' or '-', not beginning with a dot."
         )
-    if (models_home() / name).exists():
+    if ((models_home() if models is None else models) / name).exists():
         raise ModelError(f"There is a model {name!r} already: choose another name, or `petid models remove {name}`.")
 
 

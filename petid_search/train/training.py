@@ -71,7 +71,7 @@ class Trained:
     """The result of a training.
 
     Attributes:
-        bundle: the model, in petid's home.
+        bundle: the model.
         output: the folder of the report.
         report: as in its report.json.
     """
@@ -85,11 +85,12 @@ def train(
     config: TrainConfig,
     *,
     output: Path | None = None,
+    models: Path | None = None,
     watch: Watch | None = None,
     devices: Sequence[str] | None = None,
     seconds_between_checkpoints: float = 20.0,
 ) -> Trained:
-    """Train a model, and write it as a bundle into petid's home, under the config's name.
+    """Train a model, and write it as a bundle among petid's models, under the config's name.
 
     A training that was broken off goes on where it stood when it is called again with the same config and output, and
     ends with the same model.
@@ -97,6 +98,7 @@ def train(
     Args:
         config: the training; its `folder` is needed.
         output: the folder of report, split, TensorBoard's log and checkpoint; by default `runs/NAME`.
+        models: the folder that the bundle is put into; by default that of petid's models.
         watch: who is told of what.
         devices: what to train on, as TensorFlow names them, such as `GPU:0`; by default every GPU, or else the CPU. A
             batch is shared out among several, and a metric loss compares the photos of a share.
@@ -112,7 +114,8 @@ def train(
     watch = watch or Watch()
     started = time.monotonic()
     name = config.name or photos_folder(config).resolve().name
-    check_new_name(name)  # before Keras is imported, which takes seconds
+    models = models_home() if models is None else models
+    check_new_name(name, models)  # before Keras is imported, which takes seconds
     config = _inherited(replace(config, name=name))
     config = _completed(config, make_objective(config))
     objective = make_objective(config)
@@ -130,7 +133,7 @@ def train(
         watch.note(_who(material, objective))
         run = _Run(config, objective, start, material, output, watch, strategy, seconds_between_checkpoints)
         best = run.through_all_stages(load(output / CHECKPOINT_FILE) if (output / CHECKPOINT_FILE).exists() else None)
-        return run.finish(name, best, started)
+        return run.finish(models / name, best, started)
 
 
 def _inherited(config: TrainConfig) -> TrainConfig:
@@ -375,7 +378,7 @@ class _Run:
             drawn = shuffled(len(labels), config.batch_size, seed=config.seed, epoch=epoch)
         return [trained[places] for places in drawn]
 
-    def finish(self, name: str, best: Weights, started: float) -> Trained:
+    def finish(self, folder: Path, best: Weights, started: float) -> Trained:
         """Write report and bundle of the best weights; then what the training no longer needs is deleted."""
         # What is measured is what is stored.
         self.model.set_weights(rounded(best) if self.config.half else best)
@@ -393,7 +396,7 @@ class _Run:
         self._log(stage, classified, embeddings)
         calibration = self._calibration(embeddings)
         run = {
-            "model": name,
+            "model": folder.name,
             "recipe": self.config.to_json(),
             "photos": {
                 role: sum(one.role == role for one in material.split.photos)
@@ -416,7 +419,7 @@ class _Run:
         )
         # The cache first, which makes room; a training that is broken off from here on makes what it needs of it again.
         clear(self.output / CACHE)
-        bundle = self._write_bundle(name, figures, calibration)
+        bundle = self._write_bundle(folder, figures, calibration)
         (self.output / CHECKPOINT_FILE).unlink(missing_ok=True)
         return Trained(bundle, self.output, report)
 
@@ -478,7 +481,7 @@ class _Run:
                     _thumbnails(material.decoded, shown),
                 )
 
-    def _write_bundle(self, name: str, figures: Mapping[str, float], calibration: Mapping[str, Any] | None) -> Bundle:
+    def _write_bundle(self, into: Path, figures: Mapping[str, float], calibration: Mapping[str, Any] | None) -> Bundle:
         import keras
 
         from petid_search.models.heads import create_model
@@ -513,8 +516,8 @@ class _Run:
         }
         return write_bundle(
             model,
-            models_home() / name,
-            name=name,
+            into,
+            name=into.name,
             backbone=self.start.backbone,
             fit=FIT,
             head=head,
