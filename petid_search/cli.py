@@ -310,9 +310,9 @@ def explain(
         is_one = len(photos) == 1 and not is_folder(photos[0])
         if not is_one or (output is not None and (is_folder(output) or not output.suffix)):
             folder = stack.enter_context(library.Folder(output or free_name("explained", ""), photos))
-        tester = library.Tester(embedder, layer) if faithfulness and paths else None
+        examiner = library.Examiner(embedder, layer) if faithfulness and paths else None
         for explanation in _explained(_with_progress(explanations, len(paths), "Explaining", quiet), problems, as_json):
-            belief = None if tester is None else tester.test(explanation)
+            belief = None if examiner is None else examiner.examine(explanation)
             picture = library.draw(explanation, belief)
             if folder is not None:
                 told = folder.add(explanation, picture, belief)

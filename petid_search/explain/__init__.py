@@ -1,10 +1,10 @@
 """Why this one, and not that one: maps of evidence on photos, whether they can be believed, and pictures of them.
 
 `explain` and `explain_photos` compare a probe with the gallery; `ClassExplainer` asks a classifier. What they answer is
-tested by a `Tester`, drawn by `draw`, and written by `write_picture` or into a `Folder`.
+tested by an `Examiner`, drawn by `draw`, and written by `write_picture` or into a `Folder`.
 """
 
-from petid_search.explain.belief import Belief, Tester
+from petid_search.explain.belief import Belief, Examiner
 from petid_search.explain.classes import ClassExplainer, ClassExplanation
 from petid_search.explain.explanation import Explanation, explain, explain_photos
 from petid_search.explain.files import Folder, maps_of, to_json, write_picture
@@ -15,9 +15,9 @@ __all__ = [
     "Belief",
     "ClassExplainer",
     "ClassExplanation",
+    "Examiner",
     "Explanation",
     "Folder",
-    "Tester",
     "border_share",
     "border_warning",
     "draw",

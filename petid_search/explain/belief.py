@@ -35,7 +35,7 @@ class Belief:
         }
 
 
-class Tester:
+class Examiner:
     """Tests explanations that one model gave.
 
     Args:
@@ -50,7 +50,7 @@ class Tester:
         self._embedder = embedder
         self._sanity = SanityCheck(embedder.bundle, layer)
 
-    def test(self, explanation: Explanation | ClassExplanation) -> Belief:
+    def examine(self, explanation: Explanation | ClassExplanation) -> Belief:
         """Test an explanation's first map.
 
         Raises:
