@@ -8,10 +8,10 @@ classifier, also one photo each of so many individuals whom it was trained on: w
 Prints Markdown tables with intervals of 95 % (individuals drawn anew, 1,000 times), and the border's share.
 
 Deletion: mean similarity or score while the picture is covered, the map's highest places first; lower is better.
-Insertion: while it is uncovered on a blurred copy; higher is better. Shuffled weights: Spearman's rank correlation of
-the map with that of the same network with so many of its kernels shuffled, the last ones first; the row "another photo"
-is its correlation with the map of the next individual's photo, which is what two maps with the animal in the middle
-have in common anyway.
+Insertion: while it is uncovered on a blurred copy; higher is better. Both: insertion less deletion. Shuffled weights:
+partial rank correlation of the map with that of the same network with so many of its kernels shuffled, the last ones
+first; the row "another photo" is its correlation with the map of the next individual's photo: what is left in common by
+any two maps.
 """
 
 import sys
@@ -89,15 +89,17 @@ def tell(title: str, measured: Iterator[Measured]) -> None:
     heats, found, shuffled = (list(one) for one in zip(*measured, strict=True))
     seconds = time.perf_counter() - started
     print(f"\n{title}: {len(found)} photos of {len(found)} individuals\n")
-    print("| order | deletion | less this map's | insertion | less this map's |\n|---|---|---|---|---|")
+    print("| order | deletion | less this map's | insertion | less this map's | both, less this map's |")
+    print("|---|---|---|---|---|---|")
     for name, kind in ORDERS.items():
         cells = []
-        for area in (deletion, insertion):
+        for area in (deletion, insertion, balance):
             values = np.array([area(getattr(one, kind)) for one in found])
             own = np.array([area(one.of_map) for one in found])
-            cells += [interval(values), "" if kind == "of_map" else interval(values - own, "+")]
+            difference = "" if kind == "of_map" else interval(values - own, "+")
+            cells += [difference] if area is balance else [interval(values), difference]
         print(f"| {name} | {' | '.join(cells)} |")
-    print("\n| shuffled | rank correlation with the map |\n|---|---|")
+    print("\n| shuffled | partial rank correlation with the map |\n|---|---|")
     for share in shuffled[0]:
         print(f"| {share:.0%} of the kernels | {interval(np.array([one[share] for one in shuffled]), '+')} |")
     others = [rank_correlation(one, other) for one, other in zip(heats, heats[1:] + heats[:1], strict=True)]
@@ -107,8 +109,8 @@ def tell(title: str, measured: Iterator[Measured]) -> None:
         f"explain, {title}",
         {
             "photos": len(found),
-            "better than random maps in both": float(np.mean([one.beats_random for one in found])),
-            "better than a blob in the middle in both": float(np.mean([one.beats_blob for one in found])),
+            "better than random maps on balance": float(np.mean([one.beats_random for one in found])),
+            "better than a blob in the middle on balance": float(np.mean([one.beats_blob for one in found])),
             "share of evidence in the border: median": float(np.median(borders)),
             "share of evidence in the border: 95th percentile": float(np.percentile(borders, 95)),
             "photos with a warning": float(np.mean(borders > BORDER_AREA)),
@@ -125,6 +127,11 @@ def deletion(curves: Curves) -> float:
 def insertion(curves: Curves) -> float:
     """The area under the curve of insertion."""
     return curves.insertion_area
+
+
+def balance(curves: Curves) -> float:
+    """Insertion less deletion."""
+    return curves.balance
 
 
 def interval(values: np.ndarray, sign: str = "") -> str:

@@ -1268,7 +1268,7 @@ def _print_explanation(explanation: Any, told: Mapping[str, Any]) -> None:
             )
         shuffled = told["rank_correlation_under_shuffled_weights"].items()
         correlations = ", ".join(f"{float(share):.0%} of layers {value:+.2f}" for share, value in shuffled)
-        _print(f"rank correlation with the map of shuffled weights: {correlations}")
+        _print(f"partial rank correlation with the map of shuffled weights: {correlations}")
     for warning in told["warnings"]:
         _print(warning)
     _print(f"Drawn to {told['picture']}")

@@ -55,7 +55,7 @@ def test_an_empty_map_is_no_better_than_chance(bright_corner):
 
 
 def test_the_same_seed_gives_the_same_and_json_tells_all_three_orders(bright_corner):
-    heat = centred_blob(4)
+    heat = centred_blob((4, 4))
     one, other = (measure(bright_corner, heat, brightness_of_the_corner, seed=3).to_json() for _ in range(2))
     assert one == other
     assert list(one) == ["map", "random", "blob"]
@@ -84,10 +84,18 @@ def test_evidence_at_the_border_is_warned_of_and_in_the_middle_is_not():
 
 
 def test_ranks_correlate_whatever_the_values():
-    one = np.arange(12, dtype=np.float32).reshape(3, 4)
+    one = np.random.default_rng(0).random((6, 6)).astype(np.float32)
     assert rank_correlation(one, one**3) == pytest.approx(1)
     assert rank_correlation(one, -one) == pytest.approx(-1)
     assert rank_correlation(one, np.ones_like(one)) == 0
+
+
+def test_that_both_are_higher_in_the_middle_is_not_counted():
+    first, second = (np.random.default_rng(seed).random((12, 12)).astype(np.float32) for seed in (1, 2))
+    middle = 3 * centred_blob((12, 12))
+    assert np.corrcoef((first + middle).ravel(), (second + middle).ravel())[0, 1] > 0.8
+    assert abs(rank_correlation(first + middle, second + middle)) < 0.25
+    assert rank_correlation(first + middle, middle) == pytest.approx(0)
 
 
 def test_shuffling_begins_at_the_output_and_changes_nothing_but_kernels(tiny):  # noqa: F811 - a fixture

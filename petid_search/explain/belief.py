@@ -20,7 +20,8 @@ class Belief:
 
     Attributes:
         faithfulness: deletion and insertion.
-        under_shuffled_weights: for each share of shuffled kernels, the rank correlation with the map of the model.
+        under_shuffled_weights: for each share of shuffled kernels, the partial rank correlation with the map
+            of the model (see sanity.rank_correlation).
     """
 
     faithfulness: Faithfulness

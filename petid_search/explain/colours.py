@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from petid_search.explain.maps import enlarged
+
 _VIRIDIS: Final = np.array(
     (
         *((68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141)),
@@ -23,17 +25,6 @@ def scale(strength: NDArray[np.float64]) -> NDArray[np.float64]:
     """Viridis of values in [0, 1]: RGB in [0, 255], one axis more."""
     steps = np.linspace(0.0, 1.0, len(_VIRIDIS))
     return np.stack([np.interp(strength, steps, _VIRIDIS[:, channel]) for channel in range(3)], axis=-1)
-
-
-def enlarged(heat: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float64]:
-    """A map at a picture's size, smooth between its cells: float64, (height, width), not negative.
-
-    Args:
-        heat: float32, (h, w), not negative.
-        size: width and height, in pixels, as Pillow has them.
-    """
-    picture = Image.fromarray(np.asarray(heat, np.float32)).resize(size, Image.Resampling.BICUBIC)
-    return np.maximum(np.asarray(picture, np.float64), 0.0)
 
 
 def heated(picture: Image.Image, heat: NDArray[np.float32], highest: float) -> Image.Image:

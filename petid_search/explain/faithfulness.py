@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from petid_search.explain.maps import enlarged
+
 STEPS: Final = 20
 """Steps from the whole picture to none of it: more change the areas by less than a hundredth."""
 RANDOM_MAPS: Final = 4
@@ -49,6 +51,11 @@ class Curves:
         """Mean value while the picture comes back: higher is better."""
         return _area(self.insertion)
 
+    @property
+    def balance(self) -> float:
+        """Insertion less deletion: higher is better."""
+        return self.insertion_area - self.deletion_area
+
 
 @dataclass(frozen=True, slots=True)
 class Faithfulness:
@@ -60,13 +67,13 @@ class Faithfulness:
 
     @property
     def beats_random(self) -> bool:
-        """Whether both areas are better than those of random maps."""
-        return _beats(self.of_map, self.of_random)
+        """Whether insertion less deletion is more than by random maps."""
+        return self.of_map.balance > self.of_random.balance
 
     @property
     def beats_blob(self) -> bool:
-        """Whether both areas are better than those of a blob in the middle."""
-        return _beats(self.of_map, self.of_blob)
+        """Whether insertion less deletion is more than by a blob in the middle."""
+        return self.of_map.balance > self.of_blob.balance
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values: for each order both areas and curves."""
@@ -97,14 +104,14 @@ def measure(image: NDArray[np.uint8], heat: NDArray[np.float32], score: Score, *
     return Faithfulness(
         _curves(image, heat, score, generator),
         Curves(np.mean([one.deletion for one in random], axis=0), np.mean([one.insertion for one in random], axis=0)),
-        _curves(image, centred_blob(image.shape[0]), score, generator),
+        _curves(image, centred_blob(heat.shape), score, generator),
     )
 
 
-def centred_blob(size: int) -> NDArray[np.float32]:
-    """A map that is highest in the middle and falls off in circles: float32, (size, size), in (0, 1]."""
-    squares = np.linspace(-1, 1, size, dtype=np.float32) ** 2
-    blob: NDArray[np.float32] = np.exp(-2 * (squares[:, None] + squares[None, :]))
+def centred_blob(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """A map of a shape, (h, w), that is highest in the middle and falls off in circles: float32, in (0, 1]."""
+    rows, columns = ((2 * (np.arange(cells) + 0.5) / cells - 1) ** 2 for cells in shape)
+    blob: NDArray[np.float32] = np.exp(-2 * (rows[:, None] + columns)).astype(np.float32)
     return blob
 
 
@@ -112,7 +119,7 @@ def _curves(
     image: NDArray[np.uint8], heat: NDArray[np.float32], score: Score, generator: np.random.Generator
 ) -> Curves:
     size = image.shape[0]
-    smooth = np.asarray(Image.fromarray(heat).resize((size, size), Image.Resampling.BILINEAR), np.float64)
+    smooth = enlarged(heat, (size, size))
     # Where the map is 0, the order is chance: a fixed one would sweep over the picture line by line.
     order = np.lexsort((generator.random(size * size), -smooth.ravel()))
     rank = np.empty(size * size, np.int64)
@@ -134,7 +141,3 @@ def _scored(images: list[NDArray[np.uint8]], score: Score) -> NDArray[np.float64
 
 def _area(curve: NDArray[np.float64]) -> float:
     return float(np.trapezoid(curve, dx=1 / STEPS))
-
-
-def _beats(one: Curves, other: Curves) -> bool:
-    return one.deletion_area < other.deletion_area and one.insertion_area > other.insertion_area

@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from petid_search.models.architecture import GEM_POWER, GEM_SMALLEST
 
@@ -19,6 +20,9 @@ BORDER: Final = 0.1
 BORDER_AREA: Final = 1 - (1 - 2 * BORDER) ** 2
 """Share of the picture that the border takes: that of the evidence in it if a map were the same everywhere. More than
 this says that the border spoke louder than the middle, where the animal is; then one is warned."""
+
+SPREAD: Final = 0.7
+"""Deviation of the bell by which maps are spread before they are enlarged, in cells."""
 
 
 def grad_cam(
@@ -125,6 +129,24 @@ def embedding_length(
     return max(float(np.linalg.norm(vector)), 1e-12)
 
 
+def enlarged(heat: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float64]:
+    """A map at a picture's size, as it is drawn and as it is tested.
+
+    Each cell of a map stands for more than its part of the picture, since the network saw beyond it; so it is spread
+    over its neighbours, by a bell of SPREAD cells, before it is enlarged. That made deletion better on real dogs.
+
+    Args:
+        heat: float32, (h, w), not negative.
+        size: width and height, in pixels, as Pillow has them.
+
+    Returns:
+        float64, (height, width), not negative, smooth between the cells.
+    """
+    spread = _bell(heat.shape[0]) @ heat @ _bell(heat.shape[1]).T
+    picture = Image.fromarray(spread.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+    return np.maximum(np.asarray(picture, np.float64), 0.0)
+
+
 def border_share(heat: NDArray[np.float32]) -> float:
     """Share of a map's evidence that lies in the border of the picture, in [0, 1]; BORDER_AREA if it is flat.
 
@@ -153,6 +175,14 @@ def _inner(cells: int) -> NDArray[np.float64]:
     """The share of each of so many cells in a row that lies inside the border."""
     edges = np.clip(np.arange(cells + 1) / cells, BORDER, 1 - BORDER)
     shares: NDArray[np.float64] = np.diff(edges) * cells
+    return shares
+
+
+def _bell(cells: int) -> NDArray[np.float64]:
+    """The matrix that spreads each of so many cells in a row over its neighbours; a flat row stays as it is."""
+    apart = np.arange(cells)[:, None] - np.arange(cells)
+    bell = np.exp(-0.5 * (apart / SPREAD) ** 2)
+    shares: NDArray[np.float64] = bell / bell.sum(1, keepdims=True)
     return shares
 
 

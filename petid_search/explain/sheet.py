@@ -184,8 +184,8 @@ def _draw_belief(canvas: Canvas, belief: "Belief") -> None:
     canvas.line(_faithful(found.beats_random, found.beats_blob))
     told = ", ".join(f"{share:.0%}: {value:+.2f}" for share, value in belief.under_shuffled_weights.items())
     canvas.line(
-        "With so much of the network shuffled, the last layers first, the map's rank correlation with this one is "
-        f"{told} (1: the same map, 0: another)."
+        "With so much of the network shuffled, the last layers first, the map's partial rank correlation with this "
+        f"one is {told} (1: the same map, 0: another)."
     )
     canvas.space(8)
     picture = curves(found)
@@ -196,12 +196,12 @@ def _draw_belief(canvas: Canvas, belief: "Belief") -> None:
 def _faithful(beats_random: bool, beats_blob: bool) -> str:
     if beats_random and beats_blob:
         return (
-            "Yes: covering what it shows costs more than covering pixels at random or the middle, and uncovering it "
-            "gains more."
+            "Yes: on balance, covering what it shows costs more, and uncovering it gains more, than with random maps "
+            "or a blob in the middle."
         )
     if beats_random:
         return "In part: it is better than chance, but no better than a blob in the middle of the picture."
-    return "No: covering what it shows does no more than chance. Do not rely on it."
+    return "No: covering and uncovering what it shows does no more than chance. Do not rely on it."
 
 
 def _verdict(answer: Identification) -> str:
