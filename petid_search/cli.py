@@ -1267,7 +1267,7 @@ def _print_explanation(explanation: Any, told: Mapping[str, Any]) -> None:
                 f"a blob in the middle {values['blob']:.3f})"
             )
         shuffled = told["rank_correlation_under_shuffled_weights"].items()
-        correlations = ", ".join(f"{float(share):.0%} of layers {value:+.2f}" for share, value in shuffled)
+        correlations = ", ".join(f"{float(share):.0%} of kernels {value:+.2f}" for share, value in shuffled)
         _print(f"partial rank correlation with the map of shuffled weights: {correlations}")
     for warning in told["warnings"]:
         _print(warning)

@@ -53,7 +53,8 @@ def in_regions(picture: Image.Image, regions: NDArray[np.float32]) -> Image.Imag
     if len(regions):
         strengths = np.stack([enlarged(region, picture.size) for region in regions])
         owner = strengths.argmax(0)
-        # Half of the highest evidence, as for a peak's width: what is weaker is left grey.
-        opacity = np.clip(strengths.max(0) / max(float(regions.max()), 1e-12) * 2 - 0.5, 0.0, 1.0)[..., None] * 0.65
+        # Coloured from three quarters of the highest evidence on, grey below a quarter of it.
+        evidence = strengths.sum(0) / max(float(strengths.sum(0).max()), 1e-12)
+        opacity = np.clip(2 * evidence - 0.5, 0.0, 1.0)[..., None] * 0.65
         mixed = mixed * (1 - opacity) + np.array(REGION_COLOURS, np.float64)[owner] * opacity
     return Image.fromarray(np.rint(mixed).astype(np.uint8))

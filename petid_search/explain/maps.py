@@ -142,9 +142,13 @@ def enlarged(heat: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.flo
     Returns:
         float64, (height, width), not negative, smooth between the cells.
     """
-    spread = _bell(heat.shape[0]) @ heat @ _bell(heat.shape[1]).T
-    picture = Image.fromarray(spread.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+    picture = Image.fromarray(_spread(heat)).resize(size, Image.Resampling.BICUBIC)
     return np.maximum(np.asarray(picture, np.float64), 0.0)
+
+
+def peak(*maps: NDArray[np.float32]) -> float:
+    """The highest value of several maps, each float32, (h, w), once they are spread: the upper end of their scale."""
+    return max(float(_spread(heat).max()) for heat in maps)
 
 
 def border_share(heat: NDArray[np.float32]) -> float:
@@ -176,6 +180,11 @@ def _inner(cells: int) -> NDArray[np.float64]:
     edges = np.clip(np.arange(cells + 1) / cells, BORDER, 1 - BORDER)
     shares: NDArray[np.float64] = np.diff(edges) * cells
     return shares
+
+
+def _spread(heat: NDArray[np.float32]) -> NDArray[np.float32]:
+    spread: NDArray[np.float32] = (_bell(heat.shape[0]) @ heat @ _bell(heat.shape[1]).T).astype(np.float32)
+    return spread
 
 
 def _bell(cells: int) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from petid_search.explain.canvas import MARGIN, Canvas
 from petid_search.explain.classes import ClassExplanation
 from petid_search.explain.colours import REGION_COLOURS, heated, in_regions
 from petid_search.explain.explanation import Explanation
-from petid_search.explain.maps import border_warning
+from petid_search.explain.maps import border_warning, peak
 from petid_search.explain.regions import Regions
 from petid_search.identify import Candidate, Identification
 from petid_search.images import open_image
@@ -71,10 +71,10 @@ def _draw_classes(canvas: Canvas, explanation: ClassExplanation) -> None:
     canvas.line(f"Where each class's score comes from{where}", light=True)
     canvas.space(8)
     picture = Image.fromarray(open_image(explanation.photo))
-    highest = max(float(heat.max()) for heat in explanation.maps.values())
+    highest = peak(*explanation.maps.values())
     tiles = [(picture, "the photo", "")]
     for name, heat in explanation.maps.items():
-        score = f"score {explanation.scores[name]:.1%}" + ("" if heat.any() else ": nothing speaks for it")
+        score = f"score {explanation.scores[name]:.1%}" + ("" if heat.any() else ", no evidence")
         tiles.append((_under(picture, heat, highest), name, score))
     for first in range(0, len(tiles), _IN_A_ROW):
         for column, (tile, name, score) in enumerate(tiles[first : first + _IN_A_ROW]):
@@ -92,7 +92,7 @@ def _draw_similarities(canvas: Canvas, explanation: Explanation) -> None:
     canvas.space(8)
     _draw_bars(canvas, explanation)
     probe = Image.fromarray(open_image(answer.photo))
-    highest = max(float(heat.max()) for heat in (*explanation.on_probe, *explanation.on_candidate))
+    highest = peak(*explanation.on_probe, *explanation.on_candidate)
     for place, candidate in enumerate(explanation.candidates):
         canvas.space(14)
         canvas.line(f"{_role(candidate, answer)}: {candidate.individual}", 20, bold=True)
@@ -125,7 +125,7 @@ def _draw_contrast(canvas: Canvas, explanation: Explanation, probe: Image.Image)
     first, second = (candidate.individual for candidate in explanation.candidates)
     canvas.space(14)
     canvas.line(f"Why {first}, and not {second}", 20, bold=True)
-    highest = float(np.abs(explanation.contrast).max())
+    highest = peak(np.maximum(explanation.contrast, 0.0), np.maximum(-explanation.contrast, 0.0))
     sides = ((explanation.contrast, first, second), (-explanation.contrast, second, first))
     for left, (side, name, other) in zip(_COLUMNS, sides, strict=False):
         canvas.paste(_under(probe, np.maximum(side, 0.0), highest), left, _TILE)
@@ -183,10 +183,8 @@ def _draw_belief(canvas: Canvas, belief: "Belief") -> None:
     canvas.line("Can the first map be believed?", 20, bold=True)
     canvas.line(_faithful(found.beats_random, found.beats_blob))
     told = ", ".join(f"{share:.0%}: {value:+.2f}" for share, value in belief.under_shuffled_weights.items())
-    canvas.line(
-        "With so much of the network shuffled, the last layers first, the map's partial rank correlation with this "
-        f"one is {told} (1: the same map, 0: another)."
-    )
+    canvas.line("With so much of the network shuffled, the last layers first, the map should become another one.")
+    canvas.line(f"Partial rank correlation with it: {told} (1: the same map, 0: another).")
     canvas.space(8)
     picture = curves(found)
     canvas.paste(picture, MARGIN)
