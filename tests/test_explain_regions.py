@@ -17,9 +17,10 @@ def places(*marks, size=6, channels=8, common=0.2):
 UP, DOWN, LEFT, RIGHT = slice(0, 2), slice(4, 6), slice(0, 2), slice(4, 6)
 
 
-def test_what_is_alike_is_paired_wherever_it_lies():
-    probe = places((UP, LEFT, 0), (DOWN, RIGHT, 1), (UP, RIGHT, 2))
-    candidate = places((DOWN, LEFT, 0), (UP, LEFT, 1), (DOWN, RIGHT, 2))
+@pytest.mark.parametrize("common", [0.2, 4])
+def test_what_is_alike_is_paired_wherever_it_lies_however_alike_the_rest_is(common):
+    probe = places((UP, LEFT, 0), (DOWN, RIGHT, 1), (UP, RIGHT, 2), common=common)
+    candidate = places((DOWN, LEFT, 0), (UP, LEFT, 1), (DOWN, RIGHT, 2), common=common)
     regions = pair_regions(probe, candidate, None, "avg")
     assert len(regions.shares) == REGIONS
     found = set()
