@@ -1,6 +1,5 @@
 """The command line: read arguments, call the library, print. Heavy imports wait inside the commands."""
 
-import itertools
 import json
 import re
 import shlex
@@ -8,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -110,7 +109,9 @@ def demo(
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Where everything goes: a new folder, or an earlier demo's.")
     ] = Path("petid-demo"),
-    model: ModelOption = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="A model's name; by default petid-dogs.", show_default=False)
+    ] = None,
 ) -> None:
     """See everything below done on drawn pets, offline, in under a minute."""
     from petid_search import demo as library
@@ -277,39 +278,86 @@ def verify(
 
 @app.command()
 def explain(
-    photo: OnePhoto,
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Photos, or folders of them.", readable=False)],
     against: Annotated[
         str | None, typer.Option(metavar="NAME", help="Compare with this individual in place of the runner-up.")
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class", metavar="NAME", help="Explain a classifier's score for NAME, beside its best; may be repeated."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Explain the best classes of this model; no gallery needed.", show_default=False),
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(metavar="LAYER", help="Of a classifier: the layer whose map to show, not the last.")
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.png", help="Where the picture goes.", show_default="PHOTO-explained.png, here", dir_okay=False
+            metavar="FILE.png|DIR",
+            help="Where the picture goes; into a folder go pictures, raw maps (NPZ), JSON and a page of all.",
+            show_default="PHOTO-explained.png, here; of several the folder explained",
         ),
     ] = None,
+    faithfulness: Annotated[
+        bool,
+        typer.Option(
+            "--faithfulness", help="Test whether the map can be believed: deletion, insertion, shuffled weights."
+        ),
+    ] = False,
     fpir: Fpir = _FPIR,
     gallery: GalleryOption = _GALLERY,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw the probe, its match and the runner-up, each with a heat map of where they are alike."""
+    """Draw why: the probe, its match and the runner-up, with maps of where they are alike; or a classifier's best."""
     from petid_search import explain as library
+    from petid_search.disk import free_name
+    from petid_search.images import is_folder
+    from petid_search.models.home import only_classifier, open_model
+    from petid_search.models.runtime import Embedder
 
-    output = _free_name(f"{photo.stem}-explained", ".png") if output is None else output
-    with _open(gallery) as herd_book:
-        explanation = library.explain(photo, herd_book, _embedder_of(herd_book), against=against, fpir=fpir)
-        picture = library.draw(explanation)
-    try:
-        if output.exists() and output.samefile(photo):
-            raise PetidError(f"{output} is the probe itself: name another --output.")
-        picture.save(output)
-    except (OSError, ValueError) as error:
-        raise PetidError(f"The picture cannot be written to {output} ({error}): name another --output.") from error
-    if as_json:
-        _print_json({**explanation.identification.to_json(), "picture": str(output)})
-    elif not quiet:
-        _print_identification(replace(explanation.identification, candidates=explanation.candidates))
-        _print(f"Drawn to {output}")
+    of_classes = bool(classes) or model is not None or layer is not None
+    if of_classes and against is not None:
+        raise typer.BadParameter(
+            "it compares with the gallery, but --class, --model and --layer ask a classifier.", param_hint="--against"
+        )
+    with _named_at_the_end() as problems, ExitStack() as stack:
+        paths = _photos_of(photos, problems)
+        if of_classes:
+            embedder = Embedder(only_classifier() if model is None else open_model(model))
+            explainer = library.ClassExplainer(embedder, classes or (), layer)
+            explanations: Iterable[Any] = explainer.explain_photos(paths)
+        else:
+            herd_book = stack.enter_context(_open(gallery))
+            embedder = _embedder_of(herd_book)
+            explanations = library.explain_photos(paths, herd_book, embedder, against=against, fpir=fpir)
+        folder: library.Folder | None = None
+        is_one = len(photos) == 1 and not is_folder(photos[0])
+        if not is_one or (output is not None and (is_folder(output) or not output.suffix)):
+            folder = stack.enter_context(library.Folder(output or free_name("explained", ""), photos))
+        examiner = library.Examiner(embedder, layer) if faithfulness and paths else None
+        for explanation in _explained(_with_progress(explanations, len(paths), "Explaining", quiet), problems, as_json):
+            belief = None if examiner is None else examiner.examine(explanation)
+            picture = library.draw(explanation, belief)
+            if folder is not None:
+                told = folder.add(explanation, picture, belief)
+            else:
+                file = output or free_name(f"{explanation.photo.stem}-explained", ".png")
+                library.write_picture(picture, file, explanation.photo)
+                told = {**library.to_json(explanation, belief), "picture": str(file)}
+            if lacking := library.missing_signs(explanation):
+                _warn(f"No font here has {lacking}, drawn as code points: install one, such as Noto Sans.")
+            if as_json:
+                _print_json(told)
+            elif not quiet:
+                _print_explanation(explanation, told)
+        if folder and not as_json:  # one that holds something
+            _say(f"All of it is on the page {folder.page}", quiet)
 
 
 @app.command("list")
@@ -784,6 +832,7 @@ def evaluate(
     """Measure how well a model tells the individuals of a folder apart; writes a report with plots."""
     from petid_search import evaluate as library
     from petid_search.dataset import read_manifest
+    from petid_search.disk import free_name
     from petid_search.errors import DatasetError
     from petid_search.evaluate.page import warnings as warnings_of
     from petid_search.evaluate.report import output_folder
@@ -806,7 +855,7 @@ def evaluate(
         if output is None:
             inside = Path.cwd().resolve().is_relative_to(folder.resolve())
             place = folder.resolve().parent if inside else Path()
-            output = _free_name(f"evaluation-{folder.resolve().name}", "", place)
+            output = free_name(f"evaluation-{folder.resolve().name}", "", place)
         with output_folder(output, folder):
             names = list(dict.fromkeys(model or [DEFAULT]))
             bundles = list_models() if all_models else [open_model(name) for name in names]
@@ -1069,12 +1118,6 @@ def _print_duplicates(found: "Duplicates") -> None:
             _print(f"  {other.ssim:.3f}  {other.photo.path}")
 
 
-def _free_name(stem: str, suffix: str, folder: Path = Path()) -> Path:
-    """A file in a folder that is not there yet: two dogs' photos are often both called 1.jpg."""
-    names = itertools.chain([f"{stem}{suffix}"], (f"{stem}-{number}{suffix}" for number in itertools.count(2)))
-    return next(path for name in names if not (path := folder / name).exists())
-
-
 def _open(folder: Path) -> "Gallery":
     from petid_search.index.gallery import Gallery
 
@@ -1266,6 +1309,43 @@ def _told_of(limits: "Limits", fpir: float) -> str:
         return f"no threshold: {limits.note}"
     whose = limits.note if limits.source == "model" else f"measured on {limits.individuals} individuals here"
     return f"threshold {limits.threshold:.3f} for FPIR {fpir:g}, {whose}"
+
+
+def _explained(answers: Iterable[Any], problems: list[PetidError], as_json: bool) -> Iterator[Any]:
+    """The explanations of photos that could be read; what failed is kept for the end, and told as JSON at once."""
+    from petid_search.embed import Unreadable
+
+    for answer in answers:
+        if not isinstance(answer, Unreadable):
+            yield answer
+            continue
+        problems.append(answer.error)
+        if as_json:
+            _print_json({"photo": str(answer.path), "error": str(answer.error)})
+
+
+def _print_explanation(explanation: Any, told: Mapping[str, Any]) -> None:
+    """An explanation in words: who was decided on or which class, what its tests found, and where it was drawn to."""
+    if "scores" in told:
+        _print(f"{told['photo']}: classes of {told['model']}")
+        for name, score in told["scores"].items():
+            _print(f"      {score:6.1%}  {name}")
+    else:
+        _print_identification(replace(explanation.identification, candidates=explanation.candidates))
+    if found := told.get("faithfulness"):
+        for name in ("deletion", "insertion"):
+            better = "lower" if name == "deletion" else "higher"
+            values = {order: found[order][name] for order in ("map", "random", "blob")}
+            _print(
+                f"{name}: {values['map']:.3f} ({better} is better; random maps {values['random']:.3f}, "
+                f"a blob in the middle {values['blob']:.3f})"
+            )
+        shuffled = told["rank_correlation_under_shuffled_weights"].items()
+        correlations = ", ".join(f"{float(share):.0%} of kernels {value:+.2f}" for share, value in shuffled)
+        _print(f"partial rank correlation with the map of shuffled weights: {correlations}")
+    for warning in told["warnings"]:
+        _print(warning)
+    _print(f"Drawn to {told['picture']}")
 
 
 def _print_result(result: Any, results: tuple[Any, ...]) -> None:

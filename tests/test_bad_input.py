@@ -480,7 +480,7 @@ def test_on_a_full_disk_nothing_is_lost_and_with_room_all_is_enrolled(filled, ta
         ("verify", "a.jpg", "b.jpg", "--far", "1"),
         ("verify", "a.jpg"),
         ("embed", "a.jpg", "--output", "."),
-        ("explain", "a.jpg", "--output", "."),
+        ("explain", "a.jpg", "--against", "Rex", "--model", "small"),
         ("embed", "a.jpg"),
         ("groom", "a.jpg"),
         ("identify", "a.jpg", "--gallop"),

@@ -296,6 +296,15 @@ def test_frozen_batch_normalisation_does_not_move(tiny):
     assert moved == {"conv_4", "conv_4_bn"}
 
 
+def test_normalisation_is_held_fast_where_all_else_learns(tiny):
+    freeze(tiny, "none", norm=True)
+    before = {layer.name: layer.get_weights() for layer in tiny.layers}
+    train_a_while(tiny, 2)
+    for layer in tiny.layers:
+        moved = any(not np.array_equal(*pair) for pair in zip(layer.get_weights(), before[layer.name], strict=True))
+        assert moved == (bool(layer.weights) and not isinstance(layer, keras.layers.BatchNormalization)), layer.name
+
+
 def folded(network):
     """Give it weights as if its normalisations were folded into the convolutions."""
     rng = np.random.default_rng(0)

@@ -137,6 +137,27 @@ class Embedder:
         embeddings, maps = self._run(["embedding", "features"], images)
         return embeddings, maps
 
+    def everything(
+        self, images: NDArray[np.uint8] | NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Embed a batch of images and score it, and return what both were pooled from.
+
+        Args:
+            images: as for embed.
+
+        Returns:
+            Embeddings, float32, (n, d), of unit length; feature maps, float32, (n, h, w, c); and scores, float32,
+            (n, classes), in [0, 1].
+
+        Raises:
+            ValueError: the images are of another shape or kind.
+            ModelError: the model has no classifier, the bundle is damaged, or the network answered with numbers that
+                are not finite.
+        """
+        self.require_classifier()
+        embeddings, maps, scores = self._run(["embedding", "features", "scores"], images)
+        return embeddings, maps, scores
+
     def head(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """Return the projection from a pooled vector to an embedding before it is brought to unit length.
 

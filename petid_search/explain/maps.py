@@ -1,0 +1,210 @@
+"""Grad-CAM on a feature map, in closed form where pooling and a linear map lead from it to what is explained.
+
+Neither Grad-CAM++ nor HiResCAM is offered. Behind average pooling, as in every model of petid's unless it is asked
+otherwise, HiResCAM (Draelos and Carin 2020, arXiv:2011.08891) is Grad-CAM, since the gradient is the same at every
+place; Grad-CAM++ (Chattopadhay et al. 2018, arXiv:1710.11063) then only weighs channels by their spread, and its map no
+longer adds up to anything.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from petid_search.models.architecture import GEM_POWER, GEM_SMALLEST
+
+BORDER: Final = 0.1
+"""Width of the border, as a share of a picture's side, at each of the four sides."""
+
+BORDER_AREA: Final = 1 - (1 - 2 * BORDER) ** 2
+"""Share of the picture that the border takes: that of the evidence in it if a map were the same everywhere. More than
+this says that the border spoke louder than the middle, where the animal is; then one is warned."""
+
+SPREAD: Final = 0.7
+"""Deviation of the bell by which maps are spread before they are enlarged, in cells."""
+
+
+def grad_cam(
+    features: NDArray[np.float32],
+    other: NDArray[np.float32],
+    head: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
+    pooling: str,
+) -> NDArray[np.float32]:
+    """Grad-CAM, on a feature map, of the similarity of its embedding to another.
+
+    With p the pooled feature map, projected where there is a head, and e the other embedding, what is explained is
+    ⟨p, e⟩/|p| with |p| held fixed, just as a class is explained by its score before the softmax: through the scaling,
+    the gradient would vanish where two photos are most alike. Its mean over the places of the feature map, which is
+    Grad-CAM's weight of a channel, is Ke/(hw|p|), for average and for maximum pooling. Where the generalised mean pools
+    a channel f to (mean f^q)^(1/q), that is multiplied by (mean f^(q-1))/pooled^(q-1), over the places that are not
+    cut off. With average pooling and no bias the map adds up to the similarity before its negative part is cut off.
+
+    Args:
+        features: float32, (h, w, c).
+        other: float32, (d,), unit length.
+        head: kernel K, (c, d), and bias, (d,), of the projection; None where p is the pooled feature map itself.
+        pooling: `avg`, `max` or `gem`.
+
+    Returns:
+        float32, (h, w), not negative.
+
+    Source: Selvaraju et al., "Grad-CAM", ICCV 2017, arXiv:1610.02391, eq. 1 and 2; Stylianou, Souvenir, Pless,
+    "Visualizing deep similarity networks", WACV 2019, arXiv:1901.00536, eq. 3; Radenović, Tolias, Chum, TPAMI 2018,
+    arXiv:1711.02512, eq. 3 (the generalised mean, here with power q).
+    """
+    return _cut_off(signed_cam(features, other, head, pooling))
+
+
+def signed_cam(
+    features: NDArray[np.float32],
+    other: NDArray[np.float32],
+    head: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
+    pooling: str,
+) -> NDArray[np.float32]:
+    """As grad_cam, with what speaks against the similarity left in as negative values.
+
+    The other vector need not be of unit length: of the difference of two embeddings, this is the difference of their
+    maps, and shows why the one is nearer.
+
+    Source: Prabhushankar, Kwon, Temel, AlRegib, "Contrastive explanations in neural networks", ICIP 2020,
+    arXiv:2008.00178, section 3.
+    """
+    direction = other if head is None else head[0] @ other
+    length = embedding_length(features, head, pooling)
+    return (features @ (channel_slopes(features, pooling) * direction) / length).astype(np.float32)
+
+
+def cam(features: NDArray[np.float32], direction: NDArray[np.float32], pooling: str) -> NDArray[np.float32]:
+    """Grad-CAM, on a feature map, of the inner product of what it is pooled to with a direction.
+
+    Args:
+        features: float32, (h, w, c).
+        direction: float32, (c,): the gradient by the pooled vector, such as a class's column of the last layer.
+        pooling: `avg`, `max` or `gem`.
+
+    Returns:
+        float32, (h, w), not negative. With average pooling it adds up to the inner product before its negative part is
+        cut off.
+
+    Source: Selvaraju et al. 2017, eq. 1 and 2.
+    """
+    return _cut_off(features @ (channel_slopes(features, pooling) * direction))
+
+
+def cam_by_gradient(features: NDArray[np.float32], gradient: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Grad-CAM, on a feature map, of whatever has this gradient there.
+
+    Args:
+        features: float32, (h, w, c).
+        gradient: float32, (h, w, c).
+
+    Returns:
+        float32, (h, w), not negative.
+
+    Source: Selvaraju et al. 2017, eq. 1 and 2.
+    """
+    return _cut_off(features @ gradient.mean((0, 1)))
+
+
+def channel_slopes(features: NDArray[np.float32], pooling: str) -> NDArray[np.float32]:
+    """For each channel, the mean over places of the derivative of what it is pooled to.
+
+    Args:
+        features: float32, (h, w, c).
+        pooling: `avg`, `max` or `gem`.
+
+    Returns:
+        float32, (c,).
+    """
+    return _pool(features, pooling)[1] / np.float32(features.shape[0] * features.shape[1])
+
+
+def embedding_length(
+    features: NDArray[np.float32], head: tuple[NDArray[np.float32], NDArray[np.float32]] | None, pooling: str
+) -> float:
+    """Length of the vector that is brought to unit length to be the embedding; never zero."""
+    pooled = _pool(features, pooling)[0]
+    vector = pooled if head is None else pooled @ head[0] + head[1]
+    return max(float(np.linalg.norm(vector)), 1e-12)
+
+
+def enlarged(heat: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float64]:
+    """A map at a picture's size, as it is drawn and as it is tested.
+
+    Each cell of a map stands for more than its part of the picture, since the network saw beyond it; so it is spread
+    over its neighbours, by a bell of SPREAD cells, before it is enlarged. That made deletion better on real dogs.
+
+    Args:
+        heat: float32, (h, w), not negative.
+        size: width and height, in pixels, as Pillow has them.
+
+    Returns:
+        float64, (height, width), not negative, smooth between the cells.
+    """
+    picture = Image.fromarray(_spread(heat)).resize(size, Image.Resampling.BICUBIC)
+    return np.maximum(np.asarray(picture, np.float64), 0.0)
+
+
+def peak(*maps: NDArray[np.float32]) -> float:
+    """The highest value of several maps, each float32, (h, w), once they are spread: the upper end of their scale."""
+    return max(float(_spread(heat).max()) for heat in maps)
+
+
+def border_share(heat: NDArray[np.float32]) -> float:
+    """Share of a map's evidence that lies in the border of the picture, in [0, 1]; BORDER_AREA if it is flat.
+
+    Args:
+        heat: float32, (h, w), not negative; each value stands for its whole cell of the picture.
+
+    Returns:
+        The share; 0 where there is no evidence at all.
+    """
+    total = float(heat.sum())
+    inner = _inner(heat.shape[0]) @ heat @ _inner(heat.shape[1])
+    return float(1 - inner / total) if total > 0 else 0.0
+
+
+def border_warning(share: float) -> str | None:
+    """What to say of a share of evidence in the border; None where it is no more than the border's area."""
+    if share <= BORDER_AREA:
+        return None
+    return (
+        f"Beware: {share:.0%} of the evidence lies in the border of the picture, {BORDER_AREA:.0%} of its area. "
+        "The background may have spoken: cut the photo to the animal."
+    )
+
+
+def _inner(cells: int) -> NDArray[np.float64]:
+    """The share of each of so many cells in a row that lies inside the border."""
+    edges = np.clip(np.arange(cells + 1) / cells, BORDER, 1 - BORDER)
+    shares: NDArray[np.float64] = np.diff(edges) * cells
+    return shares
+
+
+def _spread(heat: NDArray[np.float32]) -> NDArray[np.float32]:
+    spread: NDArray[np.float32] = (_bell(heat.shape[0]) @ heat @ _bell(heat.shape[1]).T).astype(np.float32)
+    return spread
+
+
+def _bell(cells: int) -> NDArray[np.float64]:
+    """The matrix that spreads each of so many cells in a row over its neighbours; a flat row stays as it is."""
+    apart = np.arange(cells)[:, None] - np.arange(cells)
+    bell = np.exp(-0.5 * (apart / SPREAD) ** 2)
+    shares: NDArray[np.float64] = bell / bell.sum(1, keepdims=True)
+    return shares
+
+
+def _cut_off(heat: NDArray[np.float32]) -> NDArray[np.float32]:
+    positive: NDArray[np.float32] = np.maximum(heat, 0.0).astype(np.float32)
+    return positive
+
+
+def _pool(features: NDArray[np.float32], pooling: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The pooled vector, (c,), and for each channel the sum of its derivatives by the features of all places, (c,)."""
+    if pooling != "gem":
+        pooled = features.mean((0, 1)) if pooling == "avg" else features.max((0, 1))
+        return pooled, np.ones_like(pooled)
+    powers = np.maximum(features, GEM_SMALLEST) ** (GEM_POWER - 1)
+    pooled = (powers * np.maximum(features, GEM_SMALLEST)).mean((0, 1)) ** (1 / GEM_POWER)
+    return pooled, (powers * (features > GEM_SMALLEST)).mean((0, 1)) / pooled ** (GEM_POWER - 1)
