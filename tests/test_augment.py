@@ -108,6 +108,18 @@ def test_what_lies_beyond_the_edge_is_mirrored_or_of_one_colour_drawn_for_each(s
     assert np.allclose(mirrored[:8], mirrored[15:7:-1], atol=0.01)
 
 
+def test_varied_padding_is_that_of_one_batch_or_the_other_and_both_come(scenes):
+    augmenters = {one: Augmenter(Augmentation(zoom=(0.5, 0.5), padding=one), SIZE) for one in ("reflect", "constant")}
+    varied = Augmenter(Augmentation(zoom=(0.5, 0.5), padding="varied"), SIZE)
+    seen = set()
+    for seed in range(12):
+        batch = varied(scenes, seed)
+        alike = {name for name, one in augmenters.items() if np.array_equal(one(scenes, seed), batch)}
+        assert len(alike) == 1
+        seen |= alike
+    assert seen == set(augmenters)
+
+
 def test_a_rotation_turns_about_the_centre_and_no_further_than_asked():
     ray = np.zeros((100, 65, 65, 3), np.uint8)
     ray[:, 32, 56] = 255

@@ -227,6 +227,35 @@ def test_the_model_carries_a_calibration_measured_on_those_held_out(trained, pho
     assert answer["threshold"] == carried.threshold(0.25, size=1, photos_each=1.0)
 
 
+def test_a_blend_lies_between_what_the_network_was_and_what_it_learnt(trained):
+    config = {"freeze": "none", "freeze_norm": True, "monitor": "none"}
+    before = trained("before", blend=0.0, **config)
+    half = trained("half", blend=0.5, **config)
+    learnt = trained("learnt", **config)
+    names = [weight.path for weight in _model(learnt).weights]
+    for name, start, middle, end in zip(names, *map(weights, (before, half, learnt)), strict=True):
+        head = name.startswith(("projection", "cosines"))
+        assert np.allclose(middle, end if head else (start + end) / 2, atol=1e-6), name
+    assert not are_equal(weights(before), weights(learnt))
+    with pytest.raises(RecipeError, match="add freeze-norm"):
+        trained("refused", blend=0.5)
+
+
+def test_the_finished_model_takes_larger_photos_and_is_measured_on_them(trained, photos):
+    same = trained("same")
+    larger = trained("larger", embed_size=64)
+    assert larger.bundle.card.input_size == 64
+    assert are_equal(weights(same), weights(larger))
+    split = read_split(larger.bundle.file("split.csv"))
+    held_out = [one for one in split.photos if one.role == "held out"]
+    images = np.stack([open_image(photos / one.photo, 64) for one in held_out])
+    _, owners = np.unique([one.individual for one in held_out], return_inverse=True)
+    everyone = np.arange(len(held_out))
+    kept = Kept(np.empty(0, np.int64), np.empty(0, np.int64), everyone, owners, everyone)
+    found = retrieval(Embedder(larger.bundle).embed(images), kept)
+    assert larger.report["figures"]["mAP"] == pytest.approx(found["mAP"], abs=1e-3)
+
+
 def test_a_plateau_brings_the_learning_rate_down(trained):
     result = trained(epochs=6, schedule="plateau", warmup=0.0, patience=4, monitor="rank_1", learning_rate=1e-9)
     rates = [entry["learning_rate"] for entry in result.report["history"]]
@@ -299,7 +328,8 @@ def test_a_training_goes_on_from_a_model_and_inherits_its_head(trained, tmp_path
 def test_what_was_trained_is_used_at_once(trained, photos, petid):
     result = trained("herd", loss="categorical_crossentropy", epochs=30)
     card = result.bundle.card
-    assert card.recipe == result.report["recipe"]
+    paths = {"folder": photos.name}  # where the photos lay stays at home
+    assert card.recipe == result.report["recipe"] | paths
     split = read_split(result.bundle.file("split.csv"))
     assert {one.photo for one in split.photos} == {one.name for one in read_manifest(photos)}
     assert "photos of 6 individuals in photos" in card.data

@@ -126,6 +126,12 @@ class TrainConfig:
     seed: int = _option("Of everything drawn.", 0, min=0, max=2**32 - 1)
     precision: Precision = _option("Of the arithmetic; auto takes mixed_float16 on a GPU.", "auto")
 
+    blend: float = _option(
+        "Weight of what the network learnt in the finished model; the rest keeps what it knew before.",
+        1.0,
+        min=0.0,
+        max=1.0,
+    )
     embed_size: int | None = _option(
         "Side of the finished model's input, which may be larger than the one trained at; by default the same.",
         None,
@@ -156,6 +162,8 @@ class TrainConfig:
             raise RecipeError("There is no loss to train with: name a loss or a metric-loss.")
         if self.zoom and (len(self.zoom) != 2 or self.zoom[0] > self.zoom[1]):
             raise RecipeError(f"zoom is two factors, the smaller one first, as in 0.8,1.25; it is {list(self.zoom)}.")
+        if self.blend < 1 and not self.freeze_norm:
+            raise RecipeError("blend mixes weights, which normalisation must not have moved: add freeze-norm.")
         if not self.learning_rate > 0:
             raise RecipeError("learning-rate must be over 0.")
 

@@ -21,7 +21,7 @@ from petid_search.models.home import check_new_name, has_model, models_home, ope
 from petid_search.train.augment import Augmentation, Augmenter
 from petid_search.train.batches import FeatureInputs, Inputs, PhotoInputs, ahead
 from petid_search.train.checkpoint import Checkpoint, Standing, Weights, load, save
-from petid_search.train.config import Stage, TrainConfig
+from petid_search.train.config import PATHS, Stage, TrainConfig
 from petid_search.train.freezing import freeze, unfold
 from petid_search.train.loop import StageRun, Step
 from petid_search.train.material import Material, divide, gather, photos_folder
@@ -197,6 +197,7 @@ class _Run:
     ) -> None:
         from petid_search.models.heads import create_model
 
+        self.before = start.network.get_weights() if config.blend < 1.0 else []
         self.strategy, self.seconds_between_checkpoints = strategy, seconds_between_checkpoints
         self.config, self.objective, self.start = config, objective, start
         self.material, self.output, self.watch = material, output, watch
@@ -380,8 +381,11 @@ class _Run:
 
     def finish(self, folder: Path, best: Weights, started: float) -> Trained:
         """Write report and bundle of the best weights; then what the training no longer needs is deleted."""
+        self.model.set_weights(best)
+        self._blend()
         # What is measured is what is stored.
-        self.model.set_weights(rounded(best) if self.config.half else best)
+        if self.config.half:
+            self.model.set_weights(rounded(self.model.get_weights()))
         if self.config.embed_size not in (None, self.material.decoded.size):
             self._enlarge(int(self.config.embed_size or 0))
         material, kept = self.material, self.material.kept
@@ -422,6 +426,17 @@ class _Run:
         bundle = self._write_bundle(folder, figures, calibration)
         (self.output / CHECKPOINT_FILE).unlink(missing_ok=True)
         return Trained(bundle, self.output, report)
+
+    def _blend(self) -> None:
+        """Bring the backbone back towards the weights that it started from.
+
+        Fine-tuning forgets what the network knew of other animals and photos; between the two lies a network that
+        knows both. Source: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, arXiv:2109.01903.
+        """
+        share = self.config.blend
+        if share < 1.0:
+            pairs = zip(self.start.network.get_weights(), self.before, strict=True)
+            self.start.network.set_weights([share * learnt + (1 - share) * before for learnt, before in pairs])
 
     def _enlarge(self, size: int) -> None:
         """Let the trained network take larger photos from here on: what it is measured on and what it is stored as.
@@ -530,7 +545,8 @@ class _Run:
             half=config.half,
             metrics=measured,
             calibration=calibration,
-            recipe=config.to_json(),
+            # Where the photos lay is nobody's business whom the model is given to.
+            recipe={word: Path(one).name if word in PATHS else one for word, one in config.to_json().items()},
             split=self.output / SPLIT_FILE,
         )
 
