@@ -2,7 +2,7 @@
 
     python docs/draw_explain.py
 
-Needs a model `imagenet` (`petid models add imagenet --backbone mobilenetv2`). Chelsea the cat is CC0; Eileen Collins
+Drawn by petid-dogs. Chelsea the cat is CC0; Eileen Collins
 was photographed by NASA (public domain).
 """
 
@@ -27,7 +27,7 @@ def main() -> None:
         eileen.crop((90, 0, 390, 300)).save(folder / "eileen.png")
         probe = ImageOps.mirror(cat.rotate(12, Image.Resampling.BICUBIC)).crop((110, 25, 400, 280))
         ImageEnhance.Brightness(probe).enhance(0.75).save(folder / "found.png")
-        embedder = Embedder(open_model("imagenet"))
+        embedder = Embedder(open_model())
         photos = [(folder / "chelsea.png", "Chelsea"), (folder / "eileen.png", "Eileen")]
         for outcome in enroll(gallery, photos, embedder):
             print(outcome.path.name, outcome.status)

@@ -150,9 +150,9 @@ def _steps(output: Path, bundle: Bundle, size: Size) -> Iterator[Line]:
         )
 
         yield Line("heading", "4. Do two photos show the same animal?")
-        yield Line("command", "petid verify PHOTO PHOTO")
+        yield Line("command", f"petid verify PHOTO PHOTO --far {FPIR:g}")
         for second in (enrolled[1], enrolled[size.photos]):
-            answer = verify(enrolled[0], second, gallery, embedder)
+            answer = verify(enrolled[0], second, gallery, embedder, far=FPIR)
             limit = (
                 answer.note if answer.threshold is None else f"threshold {answer.threshold:.3f} at FAR {answer.far:g}"
             )
