@@ -169,8 +169,8 @@ def _draw_shares(canvas: Canvas, regions: Regions) -> None:
     left = _COLUMNS[4]
     for letter, colour, share in zip(_LETTERS, REGION_COLOURS, regions.shares, strict=False):
         canvas.pen(20).rectangle((left, canvas.top + 1, left + 15, canvas.top + 16), fill=colour)
-        canvas.write((left + 20, canvas.top), f"{letter}  {share:.0%}", room=60)
-        left += 86
+        canvas.write((left + 20, canvas.top), f"{letter}  {share:.0%}", room=72)
+        left += 98
     if regions.shares:
         canvas.write((left, canvas.top), "of the similarity", room=160, light=True)
 
