@@ -192,6 +192,12 @@ def _steps(output: Path, bundle: Bundle, size: Size) -> Iterator[Line]:
         after = _identified(asked, gallery, embedder)
         yield from map(_told, after)
         yield _summary(after, size)
+        if sum(map(_is_wrong, after)) > sum(map(_is_wrong, before)):
+            yield Line(
+                "result",
+                f"More are called by a wrong name than before: {size.others} pets are too few to learn from, for "
+                "a network that knew more. On your own photos, `petid evaluate` tells which model is better before you go over.",
+            )
         _before_and_after(before, after).save(output / "identified.png")
         yield _picture(output / "identified.png")
 
@@ -221,6 +227,10 @@ def _is_stranger(answer: Identification) -> bool:
 
 def _is_right(answer: Identification) -> bool:
     return answer.individual == answer.photo.parent.name and not _is_stranger(answer)
+
+
+def _is_wrong(answer: Identification) -> bool:
+    return answer.decision == "match" and not _is_right(answer)
 
 
 def _told(answer: Identification) -> Line:
@@ -271,6 +281,9 @@ def _claim(output: Path) -> None:
     about = output / _ABOUT
     if output.exists() and not (output.is_dir() and (_is_ours(about) or not any(output.iterdir()))):
         raise DatasetError(f"{output} is there and is not a demo's folder: name another --output.")
+    models = output / "models"
+    if models.is_dir() and any(one.name != MODEL for one in models.iterdir()):
+        raise DatasetError(f"{models} holds a model of yours, which a new demo would delete: name another --output.")
     output.mkdir(parents=True, exist_ok=True)
     about.write_text(_ABOUT_TEXT, encoding="utf-8")
     for name in _WRITTEN:  # nothing else: somebody may have put photos of their own beside it

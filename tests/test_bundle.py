@@ -141,6 +141,15 @@ def test_stored_in_16_bits_a_bundle_is_half_as_large_and_embeds_the_same(halved,
     np.testing.assert_allclose(before @ before.T, after @ after.T, atol=0.02)
 
 
+def test_a_classifier_is_stored_in_16_bits_too(tmp_path):
+    model = a_model(TRAINED, 3)
+    bundle = write_bundle(
+        model, tmp_path / "halved", name="halved", head=TRAINED, half=True, classes=("a", "b", "c"), **ABOUT
+    )
+    scores = Embedder(bundle).scores(images(8))
+    np.testing.assert_allclose(scores, model(images(8), training=False)["scores"], atol=1e-2)
+
+
 def test_stored_in_16_bits_a_bundle_embeds_as_its_own_weights_do_in_keras(halved):
     bundle, model = halved
     again = load_keras(Bundle.open(bundle.folder))

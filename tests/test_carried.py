@@ -221,6 +221,14 @@ def test_a_calibration_comes_back_from_json_as_it_was_and_others_are_not_read(ca
     assert Carried.from_json({**values, "rule": "mean"}) is None
 
 
+def test_of_very_many_individuals_those_who_play_the_stranger_weigh_one_in_all():
+    embeddings = to_unit(np.random.default_rng(0).normal(size=(2300, 16))).astype(np.float32)
+    everyone = np.arange(2300)
+    measured = measure_by_size(embeddings, everyone, everyone)
+    assert measured.individuals == 2000
+    assert measured.strangers.sum(axis=2) == pytest.approx(1.0)
+
+
 def test_one_individual_alone_tells_nothing_of_strangers():
     with pytest.raises(ValueError, match="two individuals or more"):
         measured([0, 0], to_unit(np.eye(2)))

@@ -152,7 +152,7 @@ def test_the_command_prints_it_all(run, home, monkeypatch, tmp_path):
     told = [Line("heading", "1. A step"), Line("command", "petid enroll FOLDER"), Line("result", "It is done.")]
     asked = []
     monkeypatch.setattr(library, "demo", lambda output, bundle: asked.append((output, bundle.card.name)) or told)
-    done = CliRunner().invoke(app, ["demo", "--output", str(tmp_path / "here")])
+    done = CliRunner().invoke(app, ["demo", "--output", str(tmp_path / "here"), "--model", "start"])
     assert done.stdout.split("\n") == ["", "1. A step", "   $ petid enroll FOLDER", "   It is done.", ""]
     assert asked == [(tmp_path / "here", "start")]
 
@@ -165,6 +165,15 @@ def test_a_folder_that_is_not_a_demos_is_refused(start, tmp_path):
         next(demo(tmp_path, start))
     assert (tmp_path / "pets" / "mine.jpg").exists()
     assert (tmp_path / "README.txt").read_text() == "My pets."
+
+
+def test_a_folder_that_holds_a_model_of_the_users_own_is_not_drawn_anew(start, tmp_path):
+    output = tmp_path / "demo"
+    next(iter(demo(output, start, size=SMALL)))
+    (output / "models" / "my-cats").mkdir(parents=True)
+    with pytest.raises(DatasetError, match="a model of yours"):
+        next(iter(demo(output, start, size=SMALL)))
+    assert (output / "models" / "my-cats").is_dir()
 
 
 def test_a_file_in_its_place_is_refused(start, tmp_path):

@@ -83,7 +83,8 @@ def measure_by_size(embeddings: NDArray[np.float32], owners: NDArray[np.int64], 
     layers = _layers(counts)
     drawn = [_draws(owners, most, np.random.default_rng(most)) for most in layers]
     chosen = choose_probes(np.arange(len(owners)), owners)
-    weight = 1.0 / np.bincount(owners[chosen])[owners[chosen]] / len(names)
+    playing = len(np.unique(owners[chosen]))  # of very many individuals, not each plays the stranger
+    weight = 1.0 / np.bincount(owners[chosen])[owners[chosen]] / playing
     strangers = np.zeros((len(layers), len(sizes), BINS))
     mated = np.zeros((len(layers), BINS))
     own: list[tuple[int, NDArray[np.int64]]] = []
@@ -114,7 +115,7 @@ def measure_by_size(embeddings: NDArray[np.float32], owners: NDArray[np.int64], 
             share = _rank_weights(len(falling), min(most, len(falling)))
             np.add.at(mated[layer], falling, share / probes_of[individual] / individuals)
     return BySize(
-        len(names),
+        playing,
         len(owners),
         sizes,
         tuple(float(np.minimum(counts, most).mean()) for most in layers),

@@ -145,7 +145,7 @@ def _carried(calibration: Carried, model: str, fpir: float, size: int, photos_ea
         return Limits(None, -math.inf if lower is None else lower, None, 0, str(error), probability)
     note = (
         f"carried by model {model}, measured on {calibration.individuals} individuals of {calibration.data}: it holds "
-        "for such photos; `petid calibrate` measures it on yours"
+        f"for such photos; with {math.ceil(1 / fpir - 1e-9) - 1} animals or more, `petid calibrate` measures it on yours"
     )
     rate = calibration.rate_when_measured(fpir, size=size, photos_each=photos_each)
     if rate < fpir:

@@ -80,7 +80,7 @@ def _read_kernel(bundle: Bundle, layer: str) -> NDArray[np.float32]:
     with h5py.File(bundle.file(WEIGHTS)) as file:
         for group in file["layers"].values():
             if group["vars"].attrs.get("name") == layer:
-                kernel: NDArray[np.float32] = group["vars"]["0"][:]
+                kernel: NDArray[np.float32] = group["vars"]["0"][:].astype(np.float32)
                 return kernel
     raise ModelError(
         f"The weights of model {bundle.card.name!r} have no layer {layer!r}: run `petid models remove "

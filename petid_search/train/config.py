@@ -162,6 +162,8 @@ class TrainConfig:
             raise RecipeError("There is no loss to train with: name a loss or a metric-loss.")
         if self.zoom and (len(self.zoom) != 2 or self.zoom[0] > self.zoom[1]):
             raise RecipeError(f"zoom is two factors, the smaller one first, as in 0.8,1.25; it is {list(self.zoom)}.")
+        if self.embed_size is not None and self.pooling == "flatten":
+            raise RecipeError("What flattens takes photos of the size trained at only: leave out embed-size.")
         if self.blend < 1 and not self.freeze_norm:
             raise RecipeError("blend mixes weights, which normalisation must not have moved: add freeze-norm.")
         if not self.learning_rate > 0:

@@ -150,6 +150,9 @@ def _completed(config: TrainConfig, objective: Objective) -> TrainConfig:
     individuals = (_HELD_OUT if objective.learns_embedding else 0.0) if individuals is None else individuals
     measured = objective.learns_scores or config.metrics
     photos = (_HELD_OUT if measured else 0.0) if photos is None else photos
+    spec = BACKBONES.get(config.backbone)
+    if spec is not None and config.embed_size is not None and config.embed_size < spec.smallest:
+        raise RecipeError(f"{spec.name} takes photos of {spec.smallest} px or more: give a larger embed-size.")
     sampler = config.sampler
     if sampler == "auto":
         sampler = "p-k" if objective.metric is not None else "balanced"
@@ -341,7 +344,12 @@ class _Run:
             trained=self.material.trained,
             variants=self.config.variants if self.augmented else 1,
             seed=self.config.seed,
-            key=[self._digest(), self.config.to_json(), [photo.sha256 for photo in self.material.photos]],
+            key=[
+                self._digest(),
+                self.material.decoded.size,
+                self.config.to_json(),
+                [photo.sha256 for photo in self.material.photos],
+            ],
             advance=lambda done, total: self.watch.doing("Passing photos through the backbone", done, total),
         )
         with self.strategy.scope():
@@ -446,29 +454,24 @@ class _Run:
         """
         from petid_search.models.heads import create_model
 
-        head = self.objective.head
-        if head.classifier is not None and head.classifier.flatten:
-            raise RecipeError("A classifier that flattens takes photos of the size trained at: leave out embed-size.")
         weights, old = self.model.get_weights(), self.material
         with self.strategy.scope():
             network = create_backbone(self.start.backbone, size=size)
-            self.model = create_model(network, head, self.classes)
+            self.model = create_model(network, self.objective.head, self.classes)
         self.model.set_weights(weights)
         self.start = replace(self.start, network=network, model=None)
-        cache = self.output / CACHE / f"{size}px"
-        self.material = gather(
-            old.split, old.photos, old.groups, cache, size, problem=self.watch.problem, doing=self.watch.doing
-        )
+        cache, watch = self.output / CACHE, self.watch
+        self.material = gather(old.split, old.photos, old.groups, cache, size, problem=watch.problem, doing=watch.doing)
         self.photos, self.augmented = PhotoInputs(self.material.decoded, None), False
 
     def _calibration(self, embeddings: NDArray[np.float32] | None) -> dict[str, Any] | None:
         """What the model carries for galleries that are too small to have a calibration of their own."""
         if embeddings is None or self.material.held_out < 2:
             return None
-        if self.known.individuals:
+        if self.known.individuals or self.known.photos:
             # Strangers whom the model was trained on are told apart too well: the thresholds would be too low.
             self.watch.note(
-                f"The model carries no calibration, since {self.config.backbone} was trained on individuals held out."
+                f"The model carries no calibration, since {self.config.backbone} was trained on some of those measured."
             )
             return None
         kept = self.material.kept
