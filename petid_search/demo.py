@@ -196,7 +196,8 @@ def _steps(output: Path, bundle: Bundle, size: Size) -> Iterator[Line]:
             yield Line(
                 "result",
                 f"More are called by a wrong name than before: {size.others} pets are too few to learn from, for "
-                "a network that knew more. On your own photos, `petid evaluate` tells which model is better before you go over.",
+                "a network that knew more. On your own photos, `petid evaluate` tells which model is better, before "
+                "you go over.",
             )
         _before_and_after(before, after).save(output / "identified.png")
         yield _picture(output / "identified.png")
