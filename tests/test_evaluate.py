@@ -516,7 +516,7 @@ def test_photos_that_a_model_was_trained_on_are_counted_and_warned_of(embedder, 
     assert report["compared"][2]["trained_on"] is None
     said = "Model trained was trained on 3 of the 15 photos measured, and on 1 of their 5 individuals"
     assert (tmp_path / "report" / "report.html").read_text().count(said) == 1
-    told = petid("evaluate", folder, "--output", "told", PETID_HOME=str(tmp_path / "home"))
+    told = petid("evaluate", folder, "--model", "trained", "--output", "told", PETID_HOME=str(tmp_path / "home"))
     assert (told.returncode, told.stderr.count(said), len(told.stderr.splitlines())) == (0, 1, 1)
     # A folder of which it has seen nothing is passed over in silence.
     shutil.rmtree(folder)

@@ -143,9 +143,10 @@ def _carried(calibration: Carried, model: str, fpir: float, size: int, photos_ea
     except CalibrationError as error:
         lower = calibration.lower_threshold(photos_each=photos_each)
         return Limits(None, -math.inf if lower is None else lower, None, 0, str(error), probability)
+    needed = math.ceil(1 / fpir - 1e-9) - 1
     note = (
         f"carried by model {model}, measured on {calibration.individuals} individuals of {calibration.data}: it holds "
-        f"for such photos; with {math.ceil(1 / fpir - 1e-9) - 1} animals or more, `petid calibrate` measures it on yours"
+        f"for such photos; with {needed} animals or more, `petid calibrate` measures it on yours"
     )
     rate = calibration.rate_when_measured(fpir, size=size, photos_each=photos_each)
     if rate < fpir:
