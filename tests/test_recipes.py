@@ -50,6 +50,26 @@ def write(tmp_path):
     return write
 
 
+@pytest.fixture
+def petid(tmp_path, monkeypatch):
+    """Runs the command, in a process of its own, where `photos` holds 20 of 5 cats; what it printed."""
+    monkeypatch.setenv("PETID_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("PETID_GALLERY", raising=False)
+    for individual in range(5):
+        for photo in range(4):
+            file = tmp_path / "photos" / f"cat-{individual}" / f"{photo}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(draw_animal(individual, photo)).save(file)
+
+    def run(*arguments: object) -> str:
+        command = [sys.executable, "-m", "petid_search", *map(str, arguments)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
 def message(function, *arguments, **keywords) -> str:
     with pytest.raises(RecipeError) as caught:
         function(*arguments, **keywords)
@@ -438,27 +458,14 @@ def test_the_zoo_trainer_is_the_same_in_its_json_and_in_petids_words():
         ),
     ],
 )
-def test_a_recipe_trains_a_model_that_classifies_and_enrolls(recipe, tmp_path, monkeypatch):
+def test_a_recipe_trains_a_model_that_classifies_and_enrolls(recipe, petid, tmp_path):
     """The real network, the real command, a process of its own: what a large one takes of memory ends with it."""
-    monkeypatch.setenv("PETID_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("PETID_GALLERY", raising=False)
-    for individual in range(5):
-        for photo in range(4):
-            file = tmp_path / "photos" / f"cat-{individual}" / f"{photo}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(draw_animal(individual, photo)).save(file)
     values, _ = read_recipe(RECIPES / recipe)
     size = SMALL.get(values.get("backbone", "mobilenetv2"), 64)
     used, options = RECIPES / recipe, ["--epochs", "1"]
     if "stages" in values:
         used, options = tmp_path / recipe, []
         used.write_text(re.sub(r"^epochs = \d+$", "epochs = 1", (RECIPES / recipe).read_text(), flags=re.MULTILINE))
-
-    def petid(*arguments: object) -> str:
-        command = [sys.executable, "-m", "petid_search", *map(str, arguments)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
     trained = json.loads(
         petid("train", "photos", "--recipe", used, "--weights", "random", "--size", size, "--name", "m", "--json",
@@ -481,23 +488,10 @@ def test_a_recipe_trains_a_model_that_classifies_and_enrolls(recipe, tmp_path, m
 
 
 @pytest.mark.slow
-def test_the_recipe_of_petid_dogs_trains_a_model_that_enrolls_and_identifies(tmp_path, monkeypatch):
-    monkeypatch.setenv("PETID_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("PETID_GALLERY", raising=False)
-    for individual in range(5):
-        for photo in range(4):
-            file = tmp_path / "photos" / f"dog-{individual}" / f"{photo}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(draw_animal(individual, photo)).save(file)
+def test_the_recipe_of_petid_dogs_trains_a_model_that_enrolls_and_identifies(petid, tmp_path):
     used = tmp_path / "petid-dogs.toml"
     text = (RECIPES / "petid-dogs.toml").read_text()
     used.write_text(re.sub(r"^epochs = \d+$", "epochs = 1", text, flags=re.MULTILINE))
-
-    def petid(*arguments: object) -> str:
-        command = [sys.executable, "-m", "petid_search", *map(str, arguments)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
     trained = json.loads(
         petid("train", "photos", "--recipe", used, "--weights", "random", "--size", 64, "--embed-size", 96,
@@ -506,6 +500,6 @@ def test_the_recipe_of_petid_dogs_trains_a_model_that_enrolls_and_identifies(tmp
     assert 0 <= trained["mAP"] <= 1
     card = json.loads(petid("models", "show", "m", "--json"))
     assert (card["input_size"], card["classes"]) == (96, [])
-    petid("enroll", "photos/dog-0", "--model", "m")
-    (answer,) = map(json.loads, petid("identify", "photos/dog-0/0.png", "--json").splitlines())
-    assert answer["candidates"][0]["individual"] == "dog-0"
+    petid("enroll", "photos/cat-0", "--model", "m")
+    (answer,) = map(json.loads, petid("identify", "photos/cat-0/0.png", "--json").splitlines())
+    assert answer["candidates"][0]["individual"] == "cat-0"
