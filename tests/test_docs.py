@@ -24,7 +24,13 @@ from petid_search.train.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "how-to.md"]
-ELSEWHERE = ("python3 -m venv", "petid models add", "petid models export", "petid train")
+ELSEWHERE = (
+    "python3 -m venv",
+    "petid models add",
+    "petid models export",
+    "petid train",
+    "petid explain found.jpg --faith",
+)
 """Commands that set up an environment, fetch weights, or take a network of the registry: `.ci/run` and other tests are
 there for them, and for the options of trainings a test below."""
 
@@ -120,6 +126,8 @@ def test_recipes_of_the_documents_are_right():
 
 
 def test_the_python_of_the_documents_runs(daily_life, capsys):
+    # In place of the model that comes with petid: one that tells the drawn blots apart, which are no dogs.
+    write_small_model(daily_life.parent / "home" / "models", "petid-dogs", seed=len("imagenet"))
     assert run("petid embed dogs --model imagenet --output dogs.npz").returncode == 0
     for document in DOCUMENTS:
         for block in blocks(document, "python"):
