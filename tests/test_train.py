@@ -184,6 +184,18 @@ def test_what_was_frozen_moves_in_the_second_stage_only_at_its_own_rate(trained,
     assert [entry["learning_rate"] for entry in result.report["history"]] == [0.01] * 3 + [0.002] * 3
 
 
+def found_by(result: Trained, photos: Path) -> dict[str, float]:
+    """Retrieval of those held out by the bundle itself, from their photos."""
+    split = read_split(result.bundle.file("split.csv"))
+    held_out = [one for one in split.photos if one.role == "held out"]
+    size = result.bundle.card.input_size
+    images = np.stack([open_image(photos / one.photo, size) for one in held_out])
+    _, owners = np.unique([one.individual for one in held_out], return_inverse=True)
+    everyone = np.arange(len(held_out))
+    kept = Kept(np.empty(0, np.int64), np.empty(0, np.int64), everyone, owners, everyone)
+    return retrieval(Embedder(result.bundle).embed(images), kept)
+
+
 def _model(result):
     from petid_search.models.bundle import load_keras
 
@@ -199,13 +211,7 @@ def test_early_stopping_gives_back_the_best_epoch(trained, photos):
     assert values[best - 1] == max(values)
     assert len(values) >= best + 3 or values[best:] == [max(values)] * (len(values) - best)
     assert report["figures"]["mAP"] == pytest.approx(values[best - 1])
-    split = read_split(result.bundle.file("split.csv"))
-    held_out = [one for one in split.photos if one.role == "held out"]
-    images = np.stack([open_image(photos / one.photo, 48) for one in held_out])
-    _, owners = np.unique([one.individual for one in held_out], return_inverse=True)
-    everyone = np.arange(len(held_out))
-    kept = Kept(np.empty(0, np.int64), np.empty(0, np.int64), everyone, owners, everyone)
-    found = retrieval(Embedder(result.bundle).embed(images), kept)
+    found = found_by(result, photos)
     assert found["mAP"] == pytest.approx(values[best - 1], abs=1e-3)
 
 
@@ -251,13 +257,7 @@ def test_the_finished_model_takes_larger_photos_and_is_measured_on_them(trained,
         trained("flat", loss="categorical_crossentropy", pooling="flatten", projection=None, embed_size=64)
     assert larger.bundle.card.input_size == 64
     assert are_equal(weights(same), weights(larger))
-    split = read_split(larger.bundle.file("split.csv"))
-    held_out = [one for one in split.photos if one.role == "held out"]
-    images = np.stack([open_image(photos / one.photo, 64) for one in held_out])
-    _, owners = np.unique([one.individual for one in held_out], return_inverse=True)
-    everyone = np.arange(len(held_out))
-    kept = Kept(np.empty(0, np.int64), np.empty(0, np.int64), everyone, owners, everyone)
-    found = retrieval(Embedder(larger.bundle).embed(images), kept)
+    found = found_by(larger, photos)
     assert larger.report["figures"]["mAP"] == pytest.approx(found["mAP"], abs=1e-3)
 
 
