@@ -101,3 +101,25 @@ def test_an_onnx_network_answers_nearly_as_before_however_its_channels_differ_in
         np.testing.assert_allclose(received, expected, atol=2e-4 * max(np.abs(expected).max(), 1e-12))
     assert not np.array_equal(before[0], after[0])
     np.testing.assert_allclose(after[1], before[1], rtol=1e-3)
+
+
+def test_kernels_that_came_from_8_bits_take_8_bits_again():
+    from onnx import helper, numpy_helper
+
+    steps = RNG.integers(-127, 128, (24, 16, 3, 3)).astype(np.float32)
+    steps[:, 0, 0, 0] = 127
+    kernel = steps * np.geomspace(1e-3, 1, 24).astype(np.float32)[:, None, None, None]
+    tensors = {
+        "from_8_bits": kernel.astype(np.float16).astype(np.float32),
+        "learnt": kernel + RNG.normal(0, 1e-2, kernel.shape),
+    }
+    nodes = [helper.make_node("Conv", ["x", name], [f"{name}_map"]) for name in tensors]
+    initializers = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in tensors.items()]
+    graph = helper.make_graph(nodes, "graph", [], [], initializers)
+    halve_onnx(graph)
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    np.testing.assert_array_equal(stored["from_8_bits_steps"], steps)
+    assert (stored["from_8_bits_steps"].dtype, stored["learnt_steps"].dtype) == (np.int8, np.int16)
+    for name, value in tensors.items():
+        again = stored[f"{name}_steps"] * stored[f"{name}_scale"]
+        assert np.linalg.norm(again - value) <= 1e-3 * np.linalg.norm(value)

@@ -86,6 +86,33 @@ class Classifier:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """Features of the backbone as it was before it was trained, which stand beside those it learnt.
+
+    They come from a copy of a part of it that never learns. What is learnt of one species' faces tells other animals
+    apart worse than before; with these beside it, it does not.
+
+    Attributes:
+        after: the layer of the backbone whose output the copy takes; up to there the backbone does not learn either.
+        layer: the last layer copied, whose feature map is as large as the backbone's.
+        channels: of that feature map.
+        numbers: of the embedding that come from it, by a dense layer with bias.
+
+    Raises:
+        RecipeError: something is out of range.
+    """
+
+    after: str
+    layer: str
+    channels: int
+    numbers: int
+
+    def __post_init__(self) -> None:
+        if not self.after or not self.layer or min(self.channels, self.numbers) < 1:
+            raise RecipeError(f"Features that are kept have layers, channels and numbers; these are {self}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
     """From a feature map to the embedding, and to scores where there is a classifier.
 
@@ -93,6 +120,7 @@ class Head:
         pooling: from feature map to vector: the mean over its places, the maximum, or the generalised mean.
         projection: numbers of the embedding, by a dense layer with bias; None where the pooled vector is the embedding.
         classifier: None where the model only embeds.
+        kept: features that stand beside the backbone's; None where none do. They need a projection.
 
     Raises:
         RecipeError: something is out of range.
@@ -101,12 +129,22 @@ class Head:
     pooling: Pooling = "avg"
     projection: int | None = None
     classifier: Classifier | None = None
+    kept: Kept | None = None
 
     def __post_init__(self) -> None:
         if self.pooling not in POOLINGS:
             raise RecipeError(f"Pooling is one of {', '.join(POOLINGS)}, not {self.pooling!r}.")
         if self.projection is not None and self.projection < 1:
             raise RecipeError(f"An embedding has at least 1 number; the projection has {self.projection}.")
+        if self.kept is not None and self.projection is None:
+            raise RecipeError("What is kept stands beside a projection: give the head one.")
+
+    @property
+    def numbers(self) -> int | None:
+        """Numbers of the embedding; None where it has as many as the feature map has channels."""
+        if self.projection is None or self.kept is None:
+            return self.projection
+        return self.projection + self.kept.numbers
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values, which from_json reads."""
@@ -129,14 +167,20 @@ class Head:
             if not all(type(units) is int for units in classifier["dense"]):
                 raise RecipeError("The units of dense layers are whole numbers.")
             classifier = Classifier(**{**classifier, "dense": tuple(classifier["dense"])})
-        return cls(pooling=values["pooling"], projection=values["projection"], classifier=classifier)
+        kept = values["kept"]
+        if kept is not None:
+            _require(kept, _KEPT)
+            kept = Kept(**kept)
+        return cls(pooling=values["pooling"], projection=values["projection"], classifier=classifier, kept=kept)
 
 
 _HEAD: Final[dict[str, tuple[type, ...]]] = {
     "pooling": (str,),
     "projection": (int, type(None)),
     "classifier": (dict, type(None)),
+    "kept": (dict, type(None)),
 }
+_KEPT: Final[dict[str, tuple[type, ...]]] = {"after": (str,), "layer": (str,), "channels": (int,), "numbers": (int,)}
 _CLASSIFIER: Final[dict[str, tuple[type, ...]]] = {
     "kind": (str,),
     "flatten": (bool,),

@@ -42,12 +42,13 @@ SPLIT: Final = "split.csv"
 SHIPPED: Final = Path(__file__).with_name("shipped")
 """The folder of the models that come with petid, a bundle each."""
 
-FORMAT: Final = 3
-"""Version of the bundle's layout; a petid that does not know it refuses the bundle. Formats 1 and 2 are read as well.
-Both lacked `purpose` and `limits`, and kept the projection a second time, in `head.npz`. Format 1 knew no classifiers
-and had `pooling` and `projection` in place of `head`, and no `recipe`."""
+FORMAT: Final = 4
+"""Version of the bundle's layout; a petid that does not know it refuses the bundle. Formats 1 to 3 are read as well.
+Their heads kept nothing. Formats 1 and 2 lacked `purpose` and `limits`, and had the projection a second time, in
+`head.npz`. Format 1 knew no classifiers and had `pooling` and `projection` in place of `head`, and no `recipe`."""
 
 _ONCE_KEPT: Final = "head.npz"
+_LAST_WITH_ONCE_KEPT: Final = 2
 
 _LEAST_COSINE: Final = 0.9999
 """Between an embedding by Keras and the same by ONNX Runtime; float32 alone costs about 1e-6."""
@@ -142,7 +143,7 @@ _FIELDS_1: Final[dict[str, tuple[type, ...]]] = {
     "pooling": (str,),
     "projection": (int, type(None)),
 }
-_FIELDS_OF: Final = {1: _FIELDS_1, 2: _FIELDS_2, FORMAT: _FIELDS}
+_FIELDS_OF: Final = {1: _FIELDS_1, 2: _FIELDS_2, 3: _FIELDS, FORMAT: _FIELDS}
 
 
 @dataclass(frozen=True)
@@ -405,11 +406,11 @@ def _read_card(values: Any, file: Path) -> Card:
         raise _damaged(file, "it describes no model") from error
     classes = tuple(values["classes"])
     dimension = values["dimension"]
-    is_sized = min(values["input_size"], dimension) >= 1 and head.projection in (None, dimension)
+    is_sized = min(values["input_size"], dimension) >= 1 and head.numbers in (None, dimension)
     if not is_sized or not _fit_head(classes, head):
         raise _damaged(file, "it describes no model")
     files = values["files"]
-    named = files.keys() - ({SPLIT} if values["format"] == FORMAT else {SPLIT, _ONCE_KEPT})
+    named = files.keys() - ({SPLIT} if values["format"] > _LAST_WITH_ONCE_KEPT else {SPLIT, _ONCE_KEPT})
     if named != {WEIGHTS, ONNX} or not all(re.fullmatch("[0-9a-f]{64}", str(one)) for one in files.values()):
         raise _damaged(file, "it does not name the bundle's files")
     if values["fingerprint"] != _fingerprint(values):
@@ -424,6 +425,8 @@ def _as_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
     if values["format"] == 1:
         today["head"] = {"pooling": today.pop("pooling"), "projection": today.pop("projection"), "classifier": None}
         today |= {"recipe": None, "classes": []}  # named, but without scores: there was no classifier
+    if values["format"] < FORMAT:
+        today["head"] = {"kept": None, **today["head"]}
     return today
 
 

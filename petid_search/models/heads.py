@@ -3,7 +3,8 @@
 The whole head works in float32, whatever the policy of the backbone: squares and cubes of features overflow in float16,
 and the head costs next to nothing.
 
-Names of its layers, where they are there: `pooled`, `projection`, `unit_length`; of a softmax classifier `flattened`,
+Names of its layers, where they are there: `kept`, the copy of a part of the backbone; `beside`, the feature map with
+what is kept beside it; `pooled`, `projection`, `kept_projection`, `unit_length`; of a softmax classifier `flattened`,
 `dense_1`, `dense_1_bn`, `dense_1_activation`, `dense_1_dropout`, …, `dropout`, `classifier` (n, classes, before the
 activation); of a cosine classifier `cosines` (n, classes) and `scaled`; and `scores`.
 """
@@ -13,7 +14,8 @@ from typing import Any
 import keras
 
 from petid_search.errors import ModelError, RecipeError
-from petid_search.models.architecture import GEM_POWER, GEM_SMALLEST, Classifier, Head, Pooling
+from petid_search.models.architecture import GEM_POWER, GEM_SMALLEST, Classifier, Head, Kept, Pooling
+from petid_search.models.copying import copy_end, weights_by_layer
 
 _SMALLEST_SQUARE = 1e-24
 """Squared length below which a vector is no longer brought to length 1: zero stays zero, its gradient finite.
@@ -105,20 +107,28 @@ def create_model(backbone: keras.Model, head: Head, classes: int = 0) -> keras.M
     """Put a head on a backbone.
 
     Args:
-        backbone: from pixels to an unpooled feature map, (n, h, w, c).
+        backbone: from pixels to an unpooled feature map, (n, h, w, c). What the head keeps has its present weights.
         head: what to put there.
         classes: how many the classifier tells apart; 0 where the head has none.
 
     Returns:
         A model with the backbone's input and named outputs: `embedding`, float32, (n, d), of unit length (zero where
-        every feature is zero); `features`, the backbone's map as it is, for explaining; and with a classifier
-        `scores`, float32, (n, classes), in [0, 1].
+        every feature is zero); `features`, the map that is pooled, for explaining: the backbone's as it is, and behind
+        its channels those of what is kept; and with a classifier `scores`, float32, (n, classes), in [0, 1].
 
     Raises:
-        RecipeError: the head names an activation that Keras does not know.
+        RecipeError: the head names an activation that Keras does not know, or keeps what the backbone does not have.
     """
-    outputs = _apply(head, classes, backbone.output)
-    return keras.Model(backbone.input, {**outputs, "features": backbone.output}, name=backbone.name)
+    features = backbone.output if head.kept is None else _beside(backbone, head.kept)
+    outputs = _apply(head, classes, features)
+    return keras.Model(backbone.input, {**outputs, "features": features}, name=backbone.name)
+
+
+def backbone_of(model: keras.Model) -> keras.Model:
+    """The backbone within a model that create_model made, sharing its layers; without what the head keeps."""
+    features = model.output["features"]
+    beside = next((layer for layer in model.layers if layer.name == "beside"), None)
+    return keras.Model(model.input, features if beside is None else beside.input[0], name=model.name)
 
 
 def create_head(head: Head, classes: int, input_shape: tuple[int, ...]) -> keras.Model:
@@ -139,14 +149,14 @@ def create_head(head: Head, classes: int, input_shape: tuple[int, ...]) -> keras
     return keras.Model(features, _apply(head, classes, features), name="head")
 
 
-def pooling_layer(pooling: Pooling) -> keras.Layer:
+def pooling_layer(pooling: Pooling, *, name: str = "pooled") -> keras.Layer:
     """The layer that makes one vector, (n, c), of a feature map, (n, h, w, c)."""
     kinds = {
         "avg": keras.layers.GlobalAveragePooling2D,
         "max": keras.layers.GlobalMaxPooling2D,
         "gem": GeneralisedMeanPooling2D,
     }
-    return kinds[pooling](name="pooled", dtype="float32")
+    return kinds[pooling](name=name, dtype="float32")
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
@@ -175,6 +185,21 @@ def _inverse_length(vectors: Any, *, axis: int) -> Any:
     return keras.ops.rsqrt(keras.ops.maximum(squared, _SMALLEST_SQUARE))
 
 
+def _beside(backbone: keras.Model, kept: Kept) -> Any:
+    """The backbone's feature map with that of what is kept beside it, (n, h, w, c + kept.channels)."""
+    layers = {layer.name: layer for layer in backbone.layers}
+    if not {kept.layer, kept.after} <= layers.keys():
+        raise RecipeError(f"{backbone.name} has no layers {kept.after!r} and {kept.layer!r}: it cannot keep them.")
+    copy = copy_end(backbone, kept.after, weights_by_layer(backbone), name="kept", upto=kept.layer)
+    features = copy(layers[kept.after].output, training=False)
+    if features.shape[1:] != (*backbone.output.shape[1:3], kept.channels):
+        raise RecipeError(
+            f"The feature map of {kept.layer!r} is {features.shape[1:]}, which does not fit beside the last one, "
+            f"{backbone.output.shape[1:]}: keep a layer whose map is as high and wide."
+        )
+    return keras.layers.Concatenate(name="beside")([backbone.output, features])
+
+
 def _apply(head: Head, classes: int, features: Any) -> dict[str, Any]:
     """The head's outputs for features, which are a map or pooled already."""
     if (classes > 0) != (head.classifier is not None):
@@ -183,7 +208,13 @@ def _apply(head: Head, classes: int, features: Any) -> dict[str, Any]:
     pooled = pooling_layer(head.pooling)(features) if is_map else features
     vector = pooled
     if head.projection is not None:
-        vector = keras.layers.Dense(head.projection, name="projection", dtype="float32")(pooled)
+        learnt = pooled if head.kept is None else pooled[:, : -head.kept.channels]
+        vector = keras.layers.Dense(head.projection, name="projection", dtype="float32")(learnt)
+    if head.kept is not None:
+        projected = keras.layers.Dense(head.kept.numbers, name="kept_projection", trainable=False, dtype="float32")(
+            pooled[:, -head.kept.channels :]
+        )
+        vector = keras.layers.Concatenate(dtype="float32")([vector, projected])
     embedding = UnitLength(name="unit_length", dtype="float32")(vector)
     if head.classifier is None:
         return {"embedding": embedding}

@@ -167,15 +167,26 @@ class Embedder:
         Raises:
             ModelError: the bundle is damaged.
         """
-        if self.bundle.card.head.projection is None:
+        head = self.bundle.card.head
+        if head.projection is None:
             return None
         import h5py
 
         with h5py.File(self.bundle.file(WEIGHTS)) as weights:
             # Keras calls a layer's group by its class and number; its name stands on it.
-            layers = weights["layers"].values()
-            projection = next(layer["vars"] for layer in layers if layer["vars"].attrs.get("name") == "projection")
-            return projection["0"][()].astype(np.float32), projection["1"][()].astype(np.float32)
+            groups = [layer["vars"] for layer in weights["layers"].values() if "vars" in layer]
+
+            def of(name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+                found = next(group for group in groups if group.attrs.get("name") == name)
+                return found["0"][()].astype(np.float32), found["1"][()].astype(np.float32)
+
+            kernel, bias = of("projection")
+            if head.kept is None:
+                return kernel, bias
+            beside, beside_bias = of("kept_projection")
+        whole = np.zeros((len(kernel) + len(beside), len(bias) + len(beside_bias)), np.float32)
+        whole[: len(kernel), : len(bias)], whole[len(kernel) :, len(bias) :] = kernel, beside
+        return whole, np.concatenate([bias, beside_bias])
 
     def _run_in_parts(
         self, outputs: list[str], images: NDArray[np.uint8] | NDArray[np.float32]

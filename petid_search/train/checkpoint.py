@@ -46,7 +46,7 @@ class Checkpoint:
     Attributes:
         standing: how far the training is.
         weights: of the network that is trained.
-        optimizer: the optimiser's variables; empty between two stages.
+        optimizer: the optimiser's variables and what else the stage has of its own; empty between two stages.
         best: weights of the best epoch; empty as long as there is none.
     """
 

@@ -126,6 +126,13 @@ class TrainConfig:
     seed: int = _option("Of everything drawn.", 0, min=0, max=2**32 - 1)
     precision: Precision = _option("Of the arithmetic; auto takes mixed_float16 on a GPU.", "auto")
 
+    distil: float = _option(
+        "Weight of a loss that keeps the features of the network as it was, while it learns.", 0.0, min=0.0
+    )
+    keep: str | None = _option(
+        "Set features of the network as it was beside those learnt: those of this layer, whitened.", None
+    )
+    keep_share: float = _option("Their share of the embedding's squared length.", 0.4, min=0.01, max=0.99)
     blend: float = _option(
         "Weight of what the network learnt in the finished model; the rest keeps what it knew before.",
         1.0,
@@ -166,6 +173,10 @@ class TrainConfig:
             raise RecipeError("What flattens takes photos of the size trained at only: leave out embed-size.")
         if self.blend < 1 and not self.freeze_norm:
             raise RecipeError("blend mixes weights, which normalisation must not have moved: add freeze-norm.")
+        if self.keep is not None and (self.keep_classifier or self.pooling == "flatten"):
+            raise RecipeError(
+                "keep changes the embedding, which the classifier was trained on: add no-keep-classifier."
+            )
         if not self.learning_rate > 0:
             raise RecipeError("learning-rate must be over 0.")
 

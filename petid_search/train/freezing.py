@@ -30,17 +30,26 @@ def freeze(backbone: "keras.Model", which: str, *, norm: bool = False) -> int:
     """
     import keras
 
-    layers = backbone.layers
-    frozen = {"none": 0, "all": len(layers)}.get(which)
-    if frozen is None:
-        kind, _, number = which.rpartition("-")
-        if int(number) > len(layers):
-            raise RecipeError(f"{backbone.name} has {len(layers)} layers: freeze cannot be {which}.")
-        frozen = int(number) if kind == "first" else len(layers) - int(number)
+    layers, frozen = backbone.layers, first_frozen(backbone, which)
     for place, layer in enumerate(layers):
         held = norm and isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = place >= frozen and not held
     return sum(bool(layer.trainable_weights) for layer in layers)
+
+
+def first_frozen(backbone: "keras.Model", which: str) -> int:
+    """How many of a backbone's first layers do not learn, by `which` as `freeze` takes it.
+
+    Raises:
+        RecipeError: the backbone has fewer layers.
+    """
+    layers = len(backbone.layers)
+    if which in ("none", "all"):
+        return layers if which == "all" else 0
+    kind, _, number = which.rpartition("-")
+    if int(number) > layers:
+        raise RecipeError(f"{backbone.name} has {layers} layers: freeze cannot be {which}.")
+    return int(number) if kind == "first" else layers - int(number)
 
 
 def unfold(backbone: "keras.Model", batches: Iterable[NDArray[np.float32]]) -> int:

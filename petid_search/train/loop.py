@@ -12,6 +12,7 @@ from petid_search.errors import RecipeError
 from petid_search.train.batches import Inputs, ahead
 from petid_search.train.checkpoint import Checkpoint, Standing, Weights
 from petid_search.train.config import Stage, TrainConfig
+from petid_search.train.distil import FINDER
 from petid_search.train.objective import Objective, compile_for, follow, loss_of, targets
 from petid_search.train.schedule import learning_rate
 from petid_search.train.validation import Kept, accuracy, is_better, retrieval
@@ -52,6 +53,7 @@ class StageRun:
         kept: what is measured after each epoch.
         classes: of the classifier.
         strategy: TensorFlow's, in whose scope the models were made: which devices a batch is shared out among.
+        forgotten: of `part`, what it has forgotten of each photo (see distil.Before); None where that is not asked.
     """
 
     def __init__(
@@ -69,15 +71,16 @@ class StageRun:
         kept: Kept,
         classes: int,
         strategy: Any,
+        forgotten: Any = None,
     ) -> None:
         import keras
 
         self._config, self._objective, self._stage = config, objective, stage
         self._model, self._part, self._inputs = model, part, inputs
         self._labels, self._draw, self._before, self._kept = labels, draw, before, kept
-        self._classes, self._strategy = classes, strategy
+        self._classes, self._strategy, self._distils = classes, strategy, forgotten is not None
         with strategy.scope():
-            self._training = compile_for(objective, part, replicas=strategy.num_replicas_in_sync)
+            self._training = compile_for(objective, part, forgotten=forgotten, replicas=strategy.num_replicas_in_sync)
             self._training.optimizer.build(self._training.trainable_variables)
         wanted = {name: one for name, one in part.output.items() if name in ("embedding", "scores")}
         taken = None if objective.classifier is None else objective.classifier.takes
@@ -101,7 +104,7 @@ class StageRun:
         Args:
             standing: how far the training is; it is kept up to date.
             best: weights of the best epoch so far.
-            optimizer: the optimiser's variables where the stage is under way; else empty.
+            optimizer: what a checkpoint calls so, where the stage is under way; else empty.
             step_done: told of each step.
             epoch_done: told of each epoch, as it stands in the history, with what makes a checkpoint of it.
 
@@ -111,7 +114,7 @@ class StageRun:
         Raises:
             RecipeError: the loss is no number any more.
         """
-        for variable, value in zip(self._training.optimizer.variables, optimizer, strict=bool(optimizer)):
+        for variable, value in zip(self._of_the_stage(), optimizer, strict=bool(optimizer)):
             variable.assign(value)
         for epoch in range(standing.epoch, self._stage.epochs):
             if self._config.patience is not None and standing.waited >= self._config.patience:
@@ -199,7 +202,10 @@ class StageRun:
     ) -> Iterator[tuple[NDArray[np.float32], dict[str, NDArray[Any]]]]:
         for step, places in enumerate(drawn_photos):
             inputs = self._inputs.training(places, (*number, step))
-            yield inputs, targets(self._objective, self._labels[places], self._classes)
+            wanted = targets(self._objective, self._labels[places], self._classes)
+            if self._distils:
+                wanted["forgotten"] = np.zeros(len(places), np.float32)
+            yield inputs, wanted
 
     def measure(self) -> dict[str, float]:
         """Measure the model on what is kept from the training."""
@@ -254,8 +260,13 @@ class StageRun:
 
     def _checkpoint(self, standing: Standing, best: Weights) -> Checkpoint:
         self._bring_home()
-        optimizer = [np.array(one.numpy()) for one in self._training.optimizer.variables]
+        optimizer = [np.array(one.numpy()) for one in self._of_the_stage()]
         return Checkpoint(standing, self._model.get_weights(), optimizer, best)
+
+    def _of_the_stage(self) -> list[Any]:
+        """The variables that the model does not have: the optimiser's, and of the layer that only distilling needs."""
+        finder = self._training.get_layer(FINDER).variables if self._distils else []
+        return [*self._training.optimizer.variables, *finder]
 
     def _bring_home(self) -> None:
         """Give the whole model the weights of the part that was trained."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from petid_search.errors import ModelError
 from petid_search.evaluate.trained_on import Training, training_of
+from petid_search.models.architecture import Kept
 from petid_search.models.backbones import BACKBONES, create_backbone, find_backbone
 from petid_search.models.bundle import Bundle, load_keras
 from petid_search.models.home import list_models, open_model
@@ -30,6 +31,7 @@ class Start:
         licence: of the weights.
         data: what they were trained on.
         training: the photos of the model's own training; None where there is none, or nothing tells of it.
+        kept: what that model keeps of the network before it.
     """
 
     backbone: str
@@ -40,6 +42,7 @@ class Start:
     licence: str
     data: str
     training: Training | None = None
+    kept: Kept | None = None
 
 
 def start_from(config: TrainConfig, progress: Callable[[int, int | None], None] | None = None) -> Start:
@@ -73,7 +76,7 @@ def start_from(config: TrainConfig, progress: Callable[[int, int | None], None] 
 
 
 def _from_bundle(bundle: Bundle, config: TrainConfig) -> Start:
-    import keras
+    from petid_search.models.heads import backbone_of
 
     card = bundle.card
     if config.weights is not None:
@@ -85,6 +88,16 @@ def _from_bundle(bundle: Bundle, config: TrainConfig) -> Start:
             f"leave out --size, or take a network such as {card.backbone}."
         )
     model = load_keras(bundle, size=config.size)
-    network = keras.Model(model.input, model.output["features"], name=card.backbone)
+    network = backbone_of(model)
     origin = f"the model {card.name} ({card.fingerprint[:12]}), from {card.origin}"
-    return Start(card.backbone, network, model, card.classes, origin, card.licence, card.data, training_of(bundle))
+    return Start(
+        card.backbone,
+        network,
+        model,
+        card.classes,
+        origin,
+        card.licence,
+        card.data,
+        training_of(bundle),
+        card.head.kept,
+    )

@@ -109,17 +109,21 @@ def _head(config: TrainConfig, kind: LossKind | None) -> Head:
     return Head(pooling=pooling, projection=config.projection, classifier=classifier)
 
 
-def compile_for(objective: Objective, model: "keras.Model", *, replicas: int = 1) -> "keras.Model":
+def compile_for(
+    objective: Objective, model: "keras.Model", *, forgotten: Any = None, replicas: int = 1
+) -> "keras.Model":
     """Make of a model with a head one that can be trained by the objective.
 
     Args:
         objective: the losses.
         model: from heads.create_model or heads.create_head; its layers are shared, not copied.
+        forgotten: of the model, what it has forgotten of each photo (see distil.Before), (n,), which is made small too;
+            None where nothing of it is asked.
         replicas: devices that a batch is shared out among.
 
     Returns:
-        A compiled model with the outputs `embedding` where a metric loss takes it, and `scores` or `cosines`; its
-        targets, by the same names, are what `targets` gives.
+        A compiled model with the outputs `embedding` where a metric loss takes it, `scores` or `cosines`, and
+        `forgotten`; its targets, by the same names, are what `targets` gives, and zero for what is forgotten.
     """
     import keras
 
@@ -134,6 +138,9 @@ def compile_for(objective: Objective, model: "keras.Model", *, replicas: int = 1
     if objective.metric is not None:
         outputs["embedding"] = model.output["embedding"]
         losses["embedding"], weights["embedding"] = _find_loss(config.metric_loss), config.metric_weight
+    if forgotten is not None:
+        outputs["forgotten"] = forgotten
+        losses["forgotten"], weights["forgotten"] = keras.losses.MeanAbsoluteError(), config.distil
     training = keras.Model(model.input, outputs, name="training")
     training.compile(_optimizer(config), loss=losses, loss_weights=weights, jit_compile=replicas == 1 and _has_gpu())
     return training

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,15 +14,19 @@ from petid_search.calibrate import Carried
 from petid_search.errors import PhotoError, RecipeError
 from petid_search.evaluate.trained_on import Known, known
 from petid_search.images import FIT, SPLIT_FILE
+from petid_search.models.architecture import Head, Kept
 from petid_search.models.backbones import BACKBONES, create_backbone
 from petid_search.models.bundle import Bundle, write_bundle
+from petid_search.models.copying import weights_by_layer
 from petid_search.models.half import rounded
 from petid_search.models.home import check_new_name, has_model, models_home, open_model
 from petid_search.train.augment import Augmentation, Augmenter
 from petid_search.train.batches import FeatureInputs, Inputs, PhotoInputs, ahead
 from petid_search.train.checkpoint import Checkpoint, Standing, Weights, load, save
 from petid_search.train.config import PATHS, Stage, TrainConfig
-from petid_search.train.freezing import freeze, unfold
+from petid_search.train.distil import Before
+from petid_search.train.finishing import blend, fit_kept, plan_kept, set_beside
+from petid_search.train.freezing import first_frozen, freeze, unfold
 from petid_search.train.loop import StageRun, Step
 from petid_search.train.material import Material, divide, gather, photos_folder
 from petid_search.train.network import Start, start_from
@@ -42,7 +46,9 @@ if TYPE_CHECKING:
 _HELD_OUT: Final = 0.2
 _PROJECTION: Final = 512
 """Numbers of an embedding that learns; of a frozen backbone, nothing else of it could."""
-_MEASURED_FOR_UNFOLDING: Final = 512
+_MEASURING: Final = "Measuring the network as it is"
+_SOME: Final = 512
+"""Photos that give the mean of a network's features."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,13 +206,16 @@ class _Run:
     ) -> None:
         from petid_search.models.heads import create_model
 
-        self.before = start.network.get_weights() if config.blend < 1.0 else []
+        self.start_weights = weights_by_layer(start.network)
         self.strategy, self.seconds_between_checkpoints = strategy, seconds_between_checkpoints
         self.config, self.objective, self.start = config, objective, start
         self.material, self.output, self.watch = material, output, watch
+        _check_kept(start, config)
+        self.kept = plan_kept(start.network, config, len(material.trained))
+        self.head = replace(objective.head, kept=start.kept)
         self.classes = len(material.classes) if objective.classifier is not None else 0
         with strategy.scope():
-            self.model = create_model(start.network, objective.head, self.classes)
+            self.model = create_model(start.network, self.head, self.classes)
         _inherit(start, self.model, material.classes)
         augmentation = augmentation_of(config)
         augmenter = Augmenter(augmentation, material.decoded.size) if augmentation != Augmentation() else None
@@ -243,7 +252,7 @@ class _Run:
             self.standing.before = self._before()
         learns = any(stage.freeze != "all" for stage in self.config.plan)
         if checkpoint is None and learns and not self.config.freeze_norm:
-            self._unfold()
+            unfold(self.start.network, self._some_photos())
         with TensorBoardLog(self.output / "tensorboard", first_epoch=len(self.standing.history) + 1) as log:
             if checkpoint is None:
                 log.graph(self.model)
@@ -282,30 +291,34 @@ class _Run:
 
     def _before(self) -> dict[str, float]:
         """Retrieval by the network that the training starts from: by the model's embedding, or the pooled features."""
-        import keras
-
-        from petid_search.models.architecture import Head
         from petid_search.models.heads import create_model
 
         kept = self.material.kept
         if not len(kept.held_out):
             return {}
+        bare = self.start.model or create_model(self.start.network, Head(pooling=self.head.pooling))
+        return retrieval(self._answers(bare.input, bare.output["embedding"], kept.held_out, _MEASURING), kept)
+
+    def _answers(self, pixels: Any, output: Any, places: NDArray[np.int64], doing: str) -> NDArray[np.float32]:
+        """What a network, from its input to one of its tensors, answers to photos as they are."""
+        import keras
+
         # Not in the strategy's scope: each device would answer for the whole batch.
-        bare = self.start.model or create_model(self.start.network, Head(pooling=self.objective.head.pooling))
-        embedder = keras.Model(bare.input, bare.output["embedding"])
-        batches = [kept.held_out[at : at + 64] for at in range(0, len(kept.held_out), 64)]
+        network = keras.Model(pixels, output)
+        batches = [places[at : at + 64] for at in range(0, len(places), 64)]
         found = []
         for done, images in enumerate(ahead(map(self.photos.plain, batches)), start=1):
-            found.append(np.asarray(embedder.predict_on_batch(images)))
-            self.watch.doing("Measuring the network as it is", done, len(batches))
-        return retrieval(np.concatenate(found), kept)
+            found.append(np.asarray(network.predict_on_batch(images)))
+            self.watch.doing(doing, done, len(batches))
+        return np.concatenate(found)
 
-    def _unfold(self) -> None:
+    def _some_photos(self) -> Iterator[NDArray[np.float32]]:
+        """A few hundred of the photos trained on, as they are, in batches."""
         rng = np.random.default_rng(self.config.seed)
-        drawn = rng.permutation(self.material.trained)[:_MEASURED_FOR_UNFOLDING]
-        unfold(self.start.network, (self.photos.plain(drawn[at : at + 32]) for at in range(0, len(drawn), 32)))
+        drawn = rng.permutation(self.material.trained)[:_SOME]
+        return (self.photos.plain(drawn[at : at + 32]) for at in range(0, len(drawn), 32))
 
-    def _stage(self, number: int, stage: Stage) -> StageRun:
+    def _stage(self, number: int, stage: Stage, *, learns: bool = True) -> StageRun:
         material, config = self.material, self.config
         learning = freeze(self.start.network, stage.freeze, norm=config.freeze_norm)
         part, inputs = self.model, self.photos
@@ -324,7 +337,18 @@ class _Run:
             kept=material.kept,
             classes=self.classes,
             strategy=self.strategy,
+            forgotten=self._forgotten() if learns and learning and config.distil else None,
         )
+
+    def _forgotten(self) -> Any:
+        """Of the model, what it has forgotten of each photo."""
+        network = self.start.network
+        frozen = next(place for place, layer in enumerate(network.layers) if layer.trainable_weights)
+        with self.strategy.scope():
+            before = Before(network, self.start_weights, self.objective.head.pooling, frozen)
+        centre = before.centre(self._some_photos())
+        with self.strategy.scope():
+            return before.forgotten(self.model, centre)
 
     def _on_features(self) -> tuple["keras.Model", Inputs]:
         """The head alone, and features of the frozen backbone for it."""
@@ -332,7 +356,7 @@ class _Run:
 
         from petid_search.models.heads import create_head
 
-        head = self.objective.head
+        head = self.head
         flattens = head.classifier is not None and head.classifier.flatten
         taken = self.start.network.output if flattens else self.model.get_layer("pooled").output
         network = keras.Model(self.start.network.input, taken)
@@ -390,22 +414,29 @@ class _Run:
     def finish(self, folder: Path, best: Weights, started: float) -> Trained:
         """Write report and bundle of the best weights; then what the training no longer needs is deleted."""
         self.model.set_weights(best)
-        self._blend()
+        if self.config.blend < 1.0:
+            blend(self.start.network, self.start_weights, self.config.blend)
+        if self.config.embed_size not in (None, self.material.decoded.size):
+            self._enlarge(int(self.config.embed_size or 0))
+        if self.kept is not None:
+            self._set_beside(self.kept)
         # What is measured is what is stored.
         if self.config.half:
             self.model.set_weights(rounded(self.model.get_weights()))
-        if self.config.embed_size not in (None, self.material.decoded.size):
-            self._enlarge(int(self.config.embed_size or 0))
         material, kept = self.material, self.material.kept
-        stage = self._stage(len(self.config.plan) - 1, self.config.plan[-1])
-        figures = stage.measure()
+        figures: dict[str, float] = {}
         classified = None
-        if self.classes and len(kept.validation):
-            scores = stage.answer(kept.validation)["scores"]
-            names = [material.photos[place].name for place in kept.validation]
-            classified = Classified(material.classes, names, kept.labels, scores)
-        embeddings = stage.answer(kept.held_out)["embedding"] if len(kept.held_out) else None
-        self._log(stage, classified, embeddings)
+        if "scores" in self.model.output:
+            stage = self._stage(len(self.config.plan) - 1, self.config.plan[-1], learns=False)
+            figures = stage.measure()
+            if len(kept.validation):
+                scores = stage.answer(kept.validation)["scores"]
+                names = [material.photos[place].name for place in kept.validation]
+                classified = Classified(material.classes, names, kept.labels, scores)
+        embeddings = self._embed(kept.held_out) if len(kept.held_out) else None
+        if embeddings is not None:
+            figures |= retrieval(embeddings, kept)
+        self._log(classified, embeddings)
         calibration = self._calibration(embeddings)
         run = {
             "model": folder.name,
@@ -435,16 +466,19 @@ class _Run:
         (self.output / CHECKPOINT_FILE).unlink(missing_ok=True)
         return Trained(bundle, self.output, report)
 
-    def _blend(self) -> None:
-        """Bring the backbone back towards the weights that it started from.
+    def _embed(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Embeddings of photos by the model as it is, float32, (n, d)."""
+        return self._answers(self.model.input, self.model.output["embedding"], places, "Measuring the model")
 
-        Fine-tuning forgets what the network knew of other animals and photos; between the two lies a network that
-        knows both. Source: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, arXiv:2109.01903.
-        """
-        share = self.config.blend
-        if share < 1.0:
-            pairs = zip(self.start.network.get_weights(), self.before, strict=True)
-            self.start.network.set_weights([share * learnt + (1 - share) * before for learnt, before in pairs])
+    def _set_beside(self, kept: Kept) -> None:
+        """Set what the network answered before it was trained beside what it learnt."""
+        with self.strategy.scope():
+            fresh = create_backbone(self.start.backbone, size=self.material.decoded.size)
+            self.model, self.head = set_beside(self.model, fresh, self.start_weights, self.head, kept)
+        self.start = replace(self.start, network=fresh, model=None)
+        pooled = self.model.get_layer("pooled").output
+        answers = self._answers(self.model.input, pooled, self.material.trained, "Whitening what is kept")
+        fit_kept(self.model, self.head, answers, self.config.keep_share)
 
     def _enlarge(self, size: int) -> None:
         """Let the trained network take larger photos from here on: what it is measured on and what it is stored as.
@@ -457,7 +491,7 @@ class _Run:
         weights, old = self.model.get_weights(), self.material
         with self.strategy.scope():
             network = create_backbone(self.start.backbone, size=size)
-            self.model = create_model(network, self.objective.head, self.classes)
+            self.model = create_model(network, self.head, self.classes)
         self.model.set_weights(weights)
         self.start = replace(self.start, network=network, model=None)
         cache, watch = self.output / CACHE, self.watch
@@ -481,7 +515,7 @@ class _Run:
         """The name of the set that is trained on."""
         return photos_folder(self.config).resolve().name
 
-    def _log(self, stage: StageRun, classified: Classified | None, held_out: NDArray[np.float32] | None) -> None:
+    def _log(self, classified: Classified | None, held_out: NDArray[np.float32] | None) -> None:
         """Precision-recall curves and the projector, of the best weights."""
         from petid_search.train.tensorboard import TensorBoardLog
 
@@ -494,7 +528,7 @@ class _Run:
             if len(shown):
                 names = {one.photo: one.individual for one in material.split.photos}
                 log.embeddings(
-                    stage.answer(shown)["embedding"] if held_out is None else held_out,
+                    self._embed(shown) if held_out is None else held_out,
                     [names[material.photos[place].name] for place in shown],
                     _thumbnails(material.decoded, shown),
                 )
@@ -510,9 +544,9 @@ class _Run:
             weights = model.get_weights()
             keras.config.set_dtype_policy("float32")  # until `settled` ends
             network = create_backbone(self.start.backbone, size=self.material.decoded.size)
-            model = create_model(network, self.objective.head, self.classes)
+            model = create_model(network, self.head, self.classes if self.head.classifier is not None else 0)
             model.set_weights(weights)
-        head = self.objective.head
+        head = self.head
         if not self.config.keep_classifier:
             head = replace(head, classifier=None)
             outputs = {name: model.output[name] for name in ("embedding", "features")}
@@ -554,6 +588,21 @@ class _Run:
         )
 
 
+def _check_kept(start: Start, config: TrainConfig) -> None:
+    """Refuse to train what the features that a model keeps stand on, or to keep some a second time."""
+    if start.kept is None:
+        return
+    if config.keep is not None:
+        raise RecipeError(f"{config.backbone} keeps features of {start.kept.layer} already: leave out keep.")
+    layers = [layer.name for layer in start.network.layers]
+    least = layers.index(start.kept.after) + 1
+    if min(first_frozen(start.network, stage.freeze) for stage in config.plan) < least:
+        raise RecipeError(
+            f"{config.backbone} keeps features that stand on its first {least} layers, which must not learn: "
+            f"let freeze be first-{least} or more."
+        )
+
+
 def _known_before(start: Start, material: Material) -> Known:
     """How many of the photos measured, and of the individuals held out, the model gone on from was trained on."""
     if start.training is None:
@@ -590,7 +639,7 @@ def _inherit(start: Start, model: "keras.Model", classes: tuple[str, ...]) -> No
     if start.model is None:
         return
     own = {layer.name: layer for layer in start.model.layers if layer.weights}
-    kept = ("projection",) if classes != start.classes else tuple(own)
+    kept = ("projection", "kept", "kept_projection") if classes != start.classes else tuple(own)
     for layer in model.layers:
         other = own.get(layer.name)
         if other is not None and layer.name in kept and other is not layer:

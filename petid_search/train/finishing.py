@@ -1,0 +1,129 @@
+"""What becomes of a network when it has learnt: brought back towards its start, its old features set beside the new."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petid_search.errors import RecipeError
+from petid_search.models.architecture import Head, Kept
+from petid_search.models.copying import LayerWeights, bottleneck
+from petid_search.train.config import TrainConfig
+from petid_search.train.freezing import first_frozen
+
+if TYPE_CHECKING:
+    import keras
+
+_LEAST_VARIANCE = 1e-6
+"""Share of the largest variance below which a direction of features is taken for constant."""
+
+
+def blend(network: "keras.Model", start: LayerWeights, share: float) -> None:
+    """Bring a network back towards the weights that it started from.
+
+    Fine-tuning forgets what the network knew of other animals and photos; between the two lies a network that knows
+    both. Source: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, arXiv:2109.01903.
+
+    Args:
+        network: what was learnt; its weights are changed.
+        start: what it started from.
+        share: of what was learnt, in [0, 1].
+    """
+    for name, weights in start.items():
+        layer = network.get_layer(name)
+        pairs = zip(layer.get_weights(), weights, strict=True)
+        layer.set_weights([share * learnt + (1 - share) * before for learnt, before in pairs])
+
+
+def plan_kept(network: "keras.Model", config: TrainConfig, photos: int) -> Kept | None:
+    """What a config keeps of a network, as a head describes it: as many numbers as those learnt, where it has them.
+
+    Args:
+        network: the backbone.
+        config: the training.
+        photos: how many are trained on.
+
+    Returns:
+        None where nothing is to be kept.
+
+    Raises:
+        RecipeError: the network has no such layer, or there are too few photos.
+    """
+    if config.keep is None:
+        return None
+    layer = next((layer for layer in network.layers if layer.name == config.keep), None)
+    shape = () if layer is None else tuple(layer.output.shape)
+    size = tuple(network.output.shape[1:3])
+    if layer is None or shape[1:3] != size:
+        fitting = [one.name for one in network.layers if tuple(one.output.shape[1:3]) == size]
+        what = "no such layer" if layer is None else f"another feature map there than at its end, which is {size}"
+        raise RecipeError(
+            f"keep is {config.keep!r}, but {network.name} has {what}: take one such as {', '.join(fitting[:5])}."
+        )
+    numbers = min(int(config.projection or shape[-1]), int(shape[-1]))
+    if photos < 2 * numbers:
+        raise RecipeError(
+            f"keep needs {2 * numbers} photos to train on for {numbers} numbers, and there are {photos}: "
+            "give more photos, a smaller projection, or leave it out."
+        )
+    frozen = min(first_frozen(network, stage.freeze) for stage in config.plan)
+    after = bottleneck(network, max(frozen, 1), upto=config.keep)
+    return Kept(after=after, layer=config.keep, channels=int(shape[-1]), numbers=numbers)
+
+
+def set_beside(
+    model: "keras.Model", fresh: "keras.Model", start: LayerWeights, head: Head, kept: Kept
+) -> tuple["keras.Model", Head]:
+    """Set features of a network as it was beside those that a model learnt.
+
+    Args:
+        model: what was learnt, from heads.create_model.
+        fresh: its backbone anew, of any weights, which becomes part of the result.
+        start: what its backbone started from.
+        head: of the model.
+        kept: what is kept; the projection of it is still to be fitted, see `fit_kept`.
+
+    Returns:
+        the model, without a classifier; and its head.
+    """
+    import keras
+
+    from petid_search.models.heads import copy_weights, create_model
+
+    for name, weights in start.items():
+        fresh.get_layer(name).set_weights(weights)
+    wider = replace(head, classifier=None, kept=kept)
+    result = create_model(fresh, wider)
+    embedding = keras.Model(model.input, model.output["embedding"])
+    copy_weights(embedding, result)
+    return result, wider
+
+
+def fit_kept(model: "keras.Model", head: Head, pooled: NDArray[np.float32], share: float) -> None:
+    """Whiten what is kept of photos, and give it its share of the embedding.
+
+    Along the principal axes every number gets the same variance, those of small variance too: between individuals of
+    one species these differ most. Source: Jégou, Chum, "Negative evidences and co-occurences in image retrieval: the
+    benefit of PCA and whitening", ECCV 2012.
+
+    Args:
+        model: with a head that keeps something; the layer `kept_projection` is changed.
+        head: of the model.
+        pooled: pooled features of the photos trained on, float32, (n, c + kept.channels), n over kept.numbers.
+        share: of what is kept in the embedding's squared length, a mean over these photos, in (0, 1).
+    """
+    kept = head.kept
+    if kept is None:
+        raise ValueError(f"Expected a head that keeps something. Received: {head}.")
+    learnt, old = pooled[:, : -kept.channels], pooled[:, -kept.channels :].astype(np.float64)
+    kernel, bias = model.get_layer("projection").get_weights()
+    length = float(np.mean(np.sum((learnt @ kernel + bias) ** 2, axis=1)))
+    centre = old.mean(axis=0)
+    variances, axes = np.linalg.eigh(np.cov((old - centre).T))
+    variances, axes = variances[::-1][: kept.numbers], axes[:, ::-1][:, : kept.numbers]
+    scale = np.sqrt(length * share / (1 - share) / kept.numbers)
+    whitening = axes * (scale / np.sqrt(np.maximum(variances, _LEAST_VARIANCE * variances[0])))
+    model.get_layer("kept_projection").set_weights(
+        [whitening.astype(np.float32), (-centre @ whitening).astype(np.float32)]
+    )

@@ -1,0 +1,184 @@
+"""Features of the network as it was: distilled while it learns, set beside what it learnt when it has."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_train import (  # noqa: F401 - fixtures
+    BrokenOff,
+    are_equal,
+    breaking_off_after,
+    home,
+    measured,
+    photos,
+    trained,
+    weights,
+)
+
+from petid_search.errors import RecipeError
+from petid_search.images import open_image
+from petid_search.models.architecture import Head, Kept
+from petid_search.models.backbones import create_backbone, import_keras
+from petid_search.models.bundle import load_keras
+from petid_search.models.copying import weights_by_layer
+from petid_search.models.heads import backbone_of, create_model
+from petid_search.models.runtime import Embedder
+from petid_search.train.config import Stage
+from petid_search.train.distil import Before
+from petid_search.train.finishing import fit_kept
+
+keras = import_keras()
+
+NOISE = np.random.default_rng(0).uniform(0, 255, (5, 48, 48, 3)).astype(np.float32)
+KEPT = Kept(after="conv_2_relu", layer="conv_4_bn", channels=24, numbers=6)
+LEARNS = (Stage(epochs=1), Stage(epochs=2, freeze="first-9", learning_rate=0.01))
+KEEPS = {"keep": "conv_4_relu", "keep_classifier": False, "stages": LEARNS}
+
+
+@pytest.fixture
+def tiny(home):  # noqa: F811
+    return create_backbone("tiny")
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_a_head_sets_the_backbones_old_features_beside_its_new_ones(tiny):
+    model = create_model(tiny, Head(projection=4, kept=KEPT))
+    old = np.asarray(keras.Model(tiny.input, tiny.get_layer("conv_4_bn").output)(NOISE))
+    tiny.get_layer("conv_3").set_weights([np.ones((3, 3, 16, 1))])
+    answers = model(NOISE)
+    assert answers["embedding"].shape == (5, 10)
+    np.testing.assert_allclose(answers["features"], np.concatenate([tiny(NOISE), old], axis=-1), atol=1e-5)
+    kernel, bias = model.get_layer("projection").get_weights()
+    beside, beside_bias = model.get_layer("kept_projection").get_weights()
+    learnt = np.asarray(tiny(NOISE)).mean((1, 2)) @ kernel + bias
+    kept = old.mean((1, 2)) @ beside + beside_bias
+    np.testing.assert_allclose(answers["embedding"], unit(np.concatenate([learnt, kept], axis=1)), atol=1e-5)
+    np.testing.assert_array_equal(backbone_of(model)(NOISE), tiny(NOISE))
+    learning = {weight.path.split("/")[0] for weight in model.trainable_weights}
+    assert "kept_projection" not in learning
+    assert not any(name.startswith("kept") for name in learning)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"layer": "conv_9"}, "no layers 'conv_2_relu' and 'conv_9'"),
+        ({"layer": "conv_3_relu", "channels": 16}, "does not fit beside"),
+    ],
+)
+def test_what_the_backbone_does_not_have_cannot_be_kept(tiny, change, said):
+    with pytest.raises(RecipeError, match=said):
+        create_model(tiny, Head(projection=4, kept=replace(KEPT, **change)))
+
+
+def test_what_is_kept_is_white_and_has_its_share(tiny):
+    head = Head(projection=4, kept=KEPT)
+    model = create_model(tiny, head)
+    pooled = np.random.default_rng(1).normal(3, 1, (400, 48)).astype(np.float32) * np.linspace(0.1, 5, 48)
+    fit_kept(model, head, pooled.astype(np.float32), 0.25)
+    kernel, bias = model.get_layer("projection").get_weights()
+    beside, beside_bias = model.get_layer("kept_projection").get_weights()
+    kept = pooled[:, 24:] @ beside + beside_bias
+    np.testing.assert_allclose(kept.mean(axis=0), 0, atol=1e-3)
+    covariance = np.cov(kept.T)
+    np.testing.assert_allclose(covariance / covariance[0, 0], np.eye(6), atol=1e-3)
+    learnt = np.mean(np.sum((pooled[:, :24] @ kernel + bias) ** 2, axis=1))
+    shared = np.mean(np.sum(kept**2, axis=1))
+    assert shared / (shared + learnt) == pytest.approx(0.25, abs=0.01)
+
+
+def test_a_direction_in_which_nothing_differs_is_not_blown_up(tiny):
+    head = Head(projection=4, kept=KEPT)
+    model = create_model(tiny, head)
+    pooled = np.random.default_rng(1).normal(3, 1, (400, 48)).astype(np.float32)
+    pooled[:, 24 + 3 :] = 7.0  # all but three channels
+    fit_kept(model, head, pooled, 0.5)
+    assert np.isfinite(model.get_layer("kept_projection").get_weights()[0]).all()
+
+
+def test_a_training_keeps_what_the_network_answered_before(trained, photos):  # noqa: F811
+    result = trained(**KEEPS, pooling="gem", blend=0.7, freeze_norm=True, half=True, embed_size=64)
+    card = result.bundle.card
+    assert (card.head.kept, card.dimension) == (
+        Kept(after="conv_2_relu", layer="conv_4_relu", channels=24, numbers=8),
+        16,
+    )
+    model = load_keras(result.bundle)
+    start = weights_by_layer(create_backbone("tiny", size=64))
+    ours = {weight.path: np.asarray(weight) for weight in model.weights}
+    assert not any(np.array_equal(ours["conv_4/kernel"], one) for one in start["conv_4"])
+    images = np.stack([open_image(file).to_square(64) for file in sorted(photos.glob("*/*.png"))])
+    embedder = Embedder(result.bundle)
+    embeddings, features = embedder.features(images)
+    np.testing.assert_allclose(embeddings, model(images.astype(np.float32))["embedding"], atol=2e-3)
+    kernel, bias = embedder.head()
+    assert (kernel.shape, bias.shape) == ((48, 16), (16,))
+    pooled = (np.maximum(features, 1e-6).astype(np.float64) ** 3).mean((1, 2)) ** (1 / 3)
+    np.testing.assert_allclose(embeddings, unit(pooled @ kernel + bias), atol=1e-3)
+    assert result.report["figures"]["rank_1"] == card.metrics["rank_1"]
+
+
+def test_a_training_goes_on_from_a_model_that_keeps_and_what_it_keeps_stays(trained):  # noqa: F811
+    first = trained("first", **KEEPS)
+    on = {"backbone": "first", "weights": None, "projection": None}
+    second = trained("second", **on, stages=(Stage(epochs=2, freeze="first-9", learning_rate=0.01),))
+    assert second.bundle.card.head.kept == first.bundle.card.head.kept
+    before, after = ({one.path: np.asarray(one) for one in load_keras(own.bundle).weights} for own in (first, second))
+    still = {path for path in before if np.array_equal(before[path], after[path])}
+    assert {path.split("/")[0] for path in before if path not in still} == {
+        "conv_3", "conv_3_bn", "conv_4", "conv_4_bn", "projection",
+    }  # fmt: skip
+    assert any(path.startswith("kept_projection") for path in still)
+    with pytest.raises(RecipeError, match=r"stand on its first 9 layers.*first-9 or more"):
+        trained("third", **on, stages=(Stage(epochs=1, freeze="none"),))
+    with pytest.raises(RecipeError, match="keeps features of conv_4_relu already"):
+        trained("fourth", **on, **KEEPS)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"keep": "conv_9"}, "no such layer: take one such as .*conv_4"),
+        ({"keep": "conv_3_relu"}, r"another feature map there than at its end, which is \(6, 6\)"),
+        ({"projection": 24}, "needs 48 photos to train on for 24 numbers, and there are 24"),
+        ({"keep_classifier": True}, "add no-keep-classifier"),
+    ],
+)
+def test_what_cannot_be_kept_is_told_before_anything_is_trained(trained, change, said):  # noqa: F811
+    with pytest.raises(RecipeError, match=said):
+        trained(**KEEPS | change)
+
+
+def test_nothing_is_forgotten_until_the_network_changes(tiny):
+    model = create_model(tiny, Head(projection=4))
+    before = Before(tiny, weights_by_layer(tiny), "avg", frozen=4)
+    centre = before.centre([NOISE[:3], NOISE[3:]])
+    np.testing.assert_allclose(centre, np.asarray(tiny(NOISE)).mean((0, 1, 2)), atol=1e-5)
+    forgotten = keras.Model(model.input, before.forgotten(model, centre))
+    np.testing.assert_allclose(forgotten(NOISE), 0, atol=1e-5)
+    tiny.get_layer("conv_4").set_weights([one[..., ::-1] for one in tiny.get_layer("conv_4").get_weights()])
+    changed = np.asarray(forgotten(NOISE))
+    assert changed.shape == (5,)
+    assert changed.min() > 0.01
+    assert changed.max() <= 2
+
+
+def test_distilling_holds_the_features_near_to_what_they_were(trained):  # noqa: F811
+    stages = (Stage(epochs=4, freeze="first-9", learning_rate=0.01),)
+    histories = [measured(trained(f"by {weight}", stages=stages, distil=weight)) for weight in (0.001, 30.0)]
+    loose, held = (history[-1]["forgotten_loss"] for history in histories)
+    assert 0 < held < 0.5 * loose
+
+
+def test_distilling_broken_off_ends_with_the_same(trained, tmp_path):  # noqa: F811
+    config = {"distil": 2.0, **KEEPS}
+    whole = trained("whole", **config)
+    for epoch in (1, 2):
+        with pytest.raises(BrokenOff):
+            trained("broken", output=tmp_path / "broken", watch=breaking_off_after(epoch), **config)
+    again = trained("broken", output=tmp_path / "broken", **config)
+    assert measured(again) == measured(whole)
+    assert are_equal(weights(again), weights(whole))
