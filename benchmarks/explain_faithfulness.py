@@ -60,7 +60,7 @@ def similarities(dogs: Sequence[Sequence[Path]], embedder: Embedder, sanity: San
     for photos in dogs:
         image, other = (open_image(photo, embedder.input_size) for photo in (photos[0], photos[-1]))
         embeddings, features = embedder.features(np.stack([image, other]))
-        heat = grad_cam(features[0], embeddings[1], head, embedder.pooling)
+        heat = grad_cam(features[0], embeddings[1], head)
         yield heat, measure(image, heat, likeness(embedder, embeddings[1])), sanity.of_similarity(image, other)
 
 

@@ -16,6 +16,7 @@ from petid_search.models import bundle as bundles
 from petid_search.models.architecture import Classifier, Head
 from petid_search.models.backbones import BACKBONES, create_backbone, import_keras
 from petid_search.models.bundle import CARD, ONNX, SPLIT, WEIGHTS, Bundle, load_keras, write_bundle
+from petid_search.models.linear_head import LinearHead
 from petid_search.models.runtime import Embedder
 
 keras = import_keras()
@@ -157,8 +158,8 @@ def test_stored_in_16_bits_a_bundle_embeds_as_its_own_weights_do_in_keras(halved
         np.testing.assert_array_equal(expected, received)
     by_keras = again(images(8), training=False)["embedding"]
     assert np.sum(Embedder(bundle).embed(images(8)) * by_keras, axis=1).min() > 0.99999
-    kernel, bias = Embedder(bundle).head()
-    assert (kernel.dtype, bias.dtype) == (np.float32, np.float32)
+    kernel = Embedder(bundle).head().kernel
+    assert kernel.dtype == np.float32
     np.testing.assert_array_equal(kernel, again.get_layer("projection").get_weights()[0])
 
 
@@ -227,7 +228,7 @@ def test_pooling_by_the_maximum_without_a_projection_is_kept(trained, trained_mo
     np.testing.assert_allclose(load_keras(opened)(images(2), training=False)["embedding"], expected, atol=1e-6)
     embedder = Embedder(opened)
     embeddings, features = embedder.features(images(2))
-    assert embedder.head() is None
+    assert embedder.head() == LinearHead("max")
     np.testing.assert_allclose(embeddings, expected, atol=1e-4)
     pooled = features.max(axis=(1, 2))
     np.testing.assert_allclose(embeddings, pooled / np.linalg.norm(pooled, axis=1, keepdims=True), atol=1e-5)
@@ -236,8 +237,8 @@ def test_pooling_by_the_maximum_without_a_projection_is_kept(trained, trained_mo
 def test_the_head_is_the_projection_of_the_pooled_features(written):
     embedder = Embedder(Bundle.open(written.folder))
     embeddings, features = embedder.features(images(3))
-    kernel, bias = embedder.head()
-    projected = features.mean(axis=(1, 2)) @ kernel + bias
+    head = embedder.head()
+    projected = features.mean(axis=(1, 2)) @ head.kernel + head.bias
     projected /= np.linalg.norm(projected, axis=1, keepdims=True)
     np.testing.assert_allclose(projected, embeddings, atol=1e-5)
 
@@ -403,7 +404,8 @@ def test_a_bundle_of_an_earlier_format_is_read_as_ever(copied, written, model, v
     assert card.fingerprint == written.card.fingerprint
     again = load_keras(opened)(images(2), training=False)["embedding"]
     np.testing.assert_allclose(again, model(images(2), training=False)["embedding"], atol=1e-6)
-    for expected, received in zip(model.get_layer("projection").get_weights(), Embedder(opened).head(), strict=True):
+    head = Embedder(opened).head()
+    for expected, received in zip(model.get_layer("projection").get_weights(), (head.kernel, head.bias), strict=True):
         np.testing.assert_array_equal(expected, received)
 
 

@@ -9,6 +9,7 @@ from petid_search.enroll import enroll, plan_enrolment
 from petid_search.errors import GalleryError, PhotoError
 from petid_search.explain import draw, explain, grad_cam
 from petid_search.models.architecture import Head
+from petid_search.models.linear_head import LinearHead
 
 
 @pytest.fixture
@@ -34,23 +35,23 @@ def test_the_closed_form_is_what_automatic_differentiation_gives(pooling, projec
     images = np.stack([draw_animal(1, 1, 48), draw_animal(2, 1, 48)]).astype(np.float32)
     answers = model(images)
     maps, embeddings = answers["features"], answers["embedding"].numpy()
-    head = None
+    head = LinearHead(pooling)
     if projection is not None:
         layer = model.get_layer("projection")
         layer.bias.assign(np.random.default_rng(0).normal(size=projection))
         embeddings = model(images)["embedding"].numpy()
-        head = (layer.kernel.numpy(), layer.bias.numpy())
+        head = LinearHead(pooling, layer.kernel.numpy(), layer.bias.numpy())
 
     with tf.GradientTape() as tape:
         tape.watch(maps)
         vector = pooling_layer(pooling)(maps)
-        if head is not None:
-            vector = vector @ head[0] + head[1]
+        if projection is not None:
+            vector = vector @ head.kernel + head.bias
         similarity = tf.reduce_sum(vector[0] * embeddings[1]) / tf.stop_gradient(tf.norm(vector[0]))
     gradient = tape.gradient(similarity, maps)[0].numpy()
     expected = np.maximum((maps[0].numpy() * gradient.mean((0, 1))).sum(-1), 0)
 
-    drawn = grad_cam(maps[0].numpy(), embeddings[1], head, pooling)
+    drawn = grad_cam(maps[0].numpy(), embeddings[1], head)
     assert expected.max() > 0
     np.testing.assert_allclose(drawn, expected, atol=1e-4 * expected.max())
 
@@ -60,7 +61,7 @@ def test_the_maps_of_nonnegative_features_add_up_to_the_similarity():
     features = rng.uniform(0, 1, (2, 7, 7, 30)).astype(np.float32)
     embeddings = features.mean((1, 2))
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    heat = grad_cam(features[0], embeddings[1], None, "avg")
+    heat = grad_cam(features[0], embeddings[1], LinearHead("avg"))
     assert heat.sum() == pytest.approx(embeddings[0] @ embeddings[1], rel=1e-5)
 
 
@@ -69,7 +70,7 @@ def test_the_heat_lies_where_the_two_photos_agree():
     features[1, 4] = (0, 0, 9, 0)  # only here is what the other has
     features[5, 0] = (9, 0, 0, 0)
     other = np.array([0, 0, 1, 0], np.float32)
-    heat = grad_cam(features, other, None, "avg")
+    heat = grad_cam(features, other, LinearHead("avg"))
     assert np.unravel_index(heat.argmax(), heat.shape) == (1, 4)
     assert heat[5, 0] == 0
 

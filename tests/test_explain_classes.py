@@ -16,6 +16,7 @@ from petid_search.images import FIT
 from petid_search.models.architecture import Classifier, Head
 from petid_search.models.backbones import create_backbone, import_keras
 from petid_search.models.gradients import Differentiable
+from petid_search.models.linear_head import LinearHead
 from petid_search.models.runtime import Embedder
 
 NAMES = ("Rex", "Max", "Шарик")
@@ -91,7 +92,7 @@ def test_class_and_similarity_maps_are_those_of_automatic_differentiation(family
     model = with_random_head(create_model(backbone, Head(classifier=softmax), len(NAMES)))
     answers = model(np.stack([image, other]).astype(np.float32))
     features, embeddings = answers["features"].numpy(), answers["embedding"].numpy()
-    linear = LinearClassifier(model.get_layer("classifier").kernel.numpy(), 1, None, "avg", False)
+    linear = LinearClassifier(model.get_layer("classifier").kernel.numpy(), 1, LinearHead("avg"), False)
     assert_same(
         [linear.explain(features[0], embeddings[0], number) for number in range(3)], plain_maps(model, image, softmax)
     )
@@ -100,8 +101,8 @@ def test_class_and_similarity_maps_are_those_of_automatic_differentiation(family
     model = with_random_head(create_model(backbone, Head(projection=8, classifier=cosine), len(NAMES)))
     embedding = model(image[None].astype(np.float32))["embedding"][0].numpy()
     kernel = model.get_layer("cosines").kernel.numpy()
-    head = tuple(one.numpy() for one in model.get_layer("projection").weights)
-    linear = LinearClassifier(kernel / np.linalg.norm(kernel, axis=0), 2, head, "avg", True)
+    head = LinearHead("avg", *(one.numpy() for one in model.get_layer("projection").weights))
+    linear = LinearClassifier(kernel / np.linalg.norm(kernel, axis=0), 2, head, True)
     drawn = [linear.explain(features[0], embedding, number) for number in range(3)]
     assert_same(drawn, plain_maps(model, image, cosine))
 
@@ -113,7 +114,7 @@ def test_class_and_similarity_maps_are_those_of_automatic_differentiation(family
         vector = tf.reduce_mean(maps[0], (0, 1))
         similarity = tf.tensordot(vector, embeddings[1], 1) / tf.stop_gradient(tf.norm(vector))
     weights = tape.gradient(similarity, maps)[0].numpy().mean((0, 1))
-    assert_same([grad_cam(features[0], embeddings[1], None, "avg")], [np.maximum(features[0] @ weights, 0)])
+    assert_same([grad_cam(features[0], embeddings[1], LinearHead("avg"))], [np.maximum(features[0] @ weights, 0)])
 
 
 def write_bundle_of(folder, backbone, head, network):
@@ -208,7 +209,7 @@ def test_cosines_and_similarities_are_differentiated_by_a_layer_as_in_closed_for
     embeddings, features = embedder.features(np.stack([image, other]))
     maps, gradients = Differentiable(bundle).by_similarity(image[None], embeddings[1:])
     by_gradient = np.maximum(maps[0] @ gradients[0].mean((0, 1)), 0)
-    assert_same([grad_cam(features[0], embeddings[1], embedder.head(), "avg")], [by_gradient])
+    assert_same([grad_cam(features[0], embeddings[1], embedder.head())], [by_gradient])
 
 
 def test_the_best_class_stands_beside_those_asked_for(five, take_photo):

@@ -9,6 +9,7 @@ import pytest
 from petid_search.explain.classifier import LinearClassifier
 from petid_search.explain.faithfulness import centred_blob
 from petid_search.explain.maps import enlarged
+from petid_search.models.linear_head import LinearHead
 
 SIZE, CELL = 96, 8
 PHOTOS, HELD_OUT = 80, 15
@@ -47,7 +48,7 @@ def trained_on(features, individuals):
     centred = pooled - pooled.mean(0)
     targets = np.eye(5)[individuals] - 0.2
     kernel = np.linalg.solve(centred.T @ centred + 0.01 * np.eye(256), centred.T @ targets)
-    return LinearClassifier(kernel.astype(np.float32), 1, None, "avg", False), pooled.mean(0)
+    return LinearClassifier(kernel.astype(np.float32), 1, LinearHead("avg"), False), pooled.mean(0)
 
 
 def test_the_map_of_an_individual_lies_on_the_one_marking_that_tells_it_from_the_others(marked_pets):

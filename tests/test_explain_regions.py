@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from petid_search.explain.regions import REGIONS, pair_regions
+from petid_search.models.linear_head import LinearHead
 
 
 def places(*marks, size=6, channels=8, common=0.2):
@@ -21,7 +22,7 @@ UP, DOWN, LEFT, RIGHT = slice(0, 2), slice(4, 6), slice(0, 2), slice(4, 6)
 def test_what_is_alike_is_paired_wherever_it_lies_however_alike_the_rest_is(common):
     probe = places((UP, LEFT, 0), (DOWN, RIGHT, 1), (UP, RIGHT, 2), common=common)
     candidate = places((DOWN, LEFT, 0), (UP, LEFT, 1), (DOWN, RIGHT, 2), common=common)
-    regions = pair_regions(probe, candidate, None, "avg")
+    regions = pair_regions(probe, candidate, LinearHead("avg"))
     assert len(regions.shares) == REGIONS
     found = set()
     for on_probe, on_candidate in zip(regions.on_probe, regions.on_candidate, strict=True):
@@ -35,7 +36,7 @@ def test_what_is_alike_is_paired_wherever_it_lies_however_alike_the_rest_is(comm
 def test_shares_are_of_the_similarity_and_the_largest_comes_first():
     probe = places((UP, slice(None), 0), (DOWN, RIGHT, 1), common=0.0)
     candidate = places((UP, slice(None), 0), (DOWN, LEFT, 1), common=0.0)
-    regions = pair_regions(probe, candidate, None, "avg")
+    regions = pair_regions(probe, candidate, LinearHead("avg"))
     # Twelve places with twelve, and four with four, each the same product: 144 and 16 of 160.
     assert regions.shares == pytest.approx((0.9, 0.1), abs=1e-6)
     assert regions.on_probe[0][UP].min() > 0
@@ -47,19 +48,19 @@ def test_through_a_projection_only_what_it_keeps_can_agree():
     candidate = places((UP, LEFT, 0), (DOWN, RIGHT, 1))
     kernel = np.zeros((8, 2), np.float32)
     kernel[1, 0] = kernel[2, 1] = 1
-    regions = pair_regions(probe, candidate, (kernel, np.zeros(2, np.float32)), "avg")
+    regions = pair_regions(probe, candidate, LinearHead("avg", kernel, np.zeros(2, np.float32)))
     assert np.unravel_index(regions.on_probe[0].argmax(), (6, 6)) in {(r, c) for r in (4, 5) for c in (4, 5)}
 
 
 def test_where_nothing_agrees_there_are_no_regions():
     probe, candidate = places((UP, LEFT, 0), common=0.0), places((UP, LEFT, 1), common=0.0)
-    regions = pair_regions(probe, candidate, None, "avg")
+    regions = pair_regions(probe, candidate, LinearHead("avg"))
     assert (regions.shares, regions.on_probe.shape, regions.on_candidate.shape) == ((), (0, 6, 6), (0, 6, 6))
 
 
 def test_the_same_photos_give_the_same_regions_and_maps_may_differ_in_size():
     rng = np.random.default_rng(0)
     probe, candidate = (rng.uniform(0, 1, (7, 7, 20)).astype(np.float32) for _ in range(2))
-    one, other = (pair_regions(probe, candidate[:5], None, "gem") for _ in range(2))
+    one, other = (pair_regions(probe, candidate[:5], LinearHead("gem")) for _ in range(2))
     np.testing.assert_array_equal(one.on_probe, other.on_probe)
     assert one.on_candidate.shape[1:] == (5, 7)

@@ -80,7 +80,7 @@ def test_a_model_may_pool_by_the_generalised_mean(models, weights):
     embeddings, features = embedder.features(np.full((1, SIZE, SIZE, 3), 99, np.uint8))
     pooled = np.cbrt((np.maximum(features, 1e-6) ** 3).mean((1, 2)))
     np.testing.assert_allclose(embeddings, pooled / np.linalg.norm(pooled), atol=1e-5)
-    assert embedder.pooling == "gem"
+    assert embedder.head().pooling == "gem"
 
 
 def test_models_live_in_petid_home_and_else_in_the_data_folder_of_the_platform(monkeypatch, tmp_path):

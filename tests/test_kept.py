@@ -31,7 +31,7 @@ keras = import_keras()
 
 NOISE = np.random.default_rng(0).uniform(0, 255, (5, 48, 48, 3)).astype(np.float32)
 KEPT = Kept(after="conv_2_relu", layer="conv_4_bn", channels=24, numbers=6)
-LEARNS = (Stage(epochs=1), Stage(epochs=2, freeze="first-9", learning_rate=0.01))
+LEARNS = (Stage(epochs=1), Stage(epochs=2, freeze="first-8", learning_rate=0.01))
 KEEPS = {"keep": "conv_4_relu", "keep_classifier": False, "stages": LEARNS}
 
 
@@ -110,21 +110,21 @@ def test_a_training_keeps_what_the_network_answered_before(trained, photos):  # 
     start = weights_by_layer(create_backbone("tiny", size=64))
     ours = {weight.path: np.asarray(weight) for weight in model.weights}
     assert not any(np.array_equal(ours["conv_4/kernel"], one) for one in start["conv_4"])
-    images = np.stack([open_image(file).to_square(64) for file in sorted(photos.glob("*/*.png"))])
+    images = np.stack([open_image(file, 64) for file in sorted(photos.glob("*/*.png"))])
     embedder = Embedder(result.bundle)
     embeddings, features = embedder.features(images)
     np.testing.assert_allclose(embeddings, model(images.astype(np.float32))["embedding"], atol=2e-3)
-    kernel, bias = embedder.head()
-    assert (kernel.shape, bias.shape) == ((48, 16), (16,))
-    pooled = (np.maximum(features, 1e-6).astype(np.float64) ** 3).mean((1, 2)) ** (1 / 3)
-    np.testing.assert_allclose(embeddings, unit(pooled @ kernel + bias), atol=1e-3)
+    head = embedder.head()
+    assert (head.kernel.shape, head.bias.shape, head.averaged) == ((48, 16), (16,), 24)
+    vectors = np.stack([head.vector(one) for one in features])
+    np.testing.assert_allclose(embeddings, unit(vectors), atol=1e-3)
     assert result.report["figures"]["rank_1"] == card.metrics["rank_1"]
 
 
 def test_a_training_goes_on_from_a_model_that_keeps_and_what_it_keeps_stays(trained):  # noqa: F811
     first = trained("first", **KEEPS)
     on = {"backbone": "first", "weights": None, "projection": None}
-    second = trained("second", **on, stages=(Stage(epochs=2, freeze="first-9", learning_rate=0.01),))
+    second = trained("second", **on, stages=(Stage(epochs=2, freeze="first-8", learning_rate=0.01),))
     assert second.bundle.card.head.kept == first.bundle.card.head.kept
     before, after = ({one.path: np.asarray(one) for one in load_keras(own.bundle).weights} for own in (first, second))
     still = {path for path in before if np.array_equal(before[path], after[path])}
@@ -132,7 +132,7 @@ def test_a_training_goes_on_from_a_model_that_keeps_and_what_it_keeps_stays(trai
         "conv_3", "conv_3_bn", "conv_4", "conv_4_bn", "projection",
     }  # fmt: skip
     assert any(path.startswith("kept_projection") for path in still)
-    with pytest.raises(RecipeError, match=r"stand on its first 9 layers.*first-9 or more"):
+    with pytest.raises(RecipeError, match=r"stand on its first 8 layers.*first-8 or more"):
         trained("third", **on, stages=(Stage(epochs=1, freeze="none"),))
     with pytest.raises(RecipeError, match="keeps features of conv_4_relu already"):
         trained("fourth", **on, **KEEPS)
@@ -167,8 +167,8 @@ def test_nothing_is_forgotten_until_the_network_changes(tiny):
 
 
 def test_distilling_holds_the_features_near_to_what_they_were(trained):  # noqa: F811
-    stages = (Stage(epochs=4, freeze="first-9", learning_rate=0.01),)
-    histories = [measured(trained(f"by {weight}", stages=stages, distil=weight)) for weight in (0.001, 30.0)]
+    stages = (Stage(epochs=4, freeze="first-8", learning_rate=0.01),)
+    histories = [measured(trained(f"by-{weight:g}", stages=stages, distil=weight)) for weight in (0.001, 30.0)]
     loose, held = (history[-1]["forgotten_loss"] for history in histories)
     assert 0 < held < 0.5 * loose
 

@@ -12,6 +12,7 @@ from petid_search.images import open_image
 from petid_search.models.architecture import Head
 from petid_search.models.backbones import create_backbone, import_keras
 from petid_search.models.bundle import Bundle, write_bundle
+from petid_search.models.linear_head import LinearHead
 from petid_search.models.runtime import Embedder
 
 SIZE = 96
@@ -58,8 +59,8 @@ def test_embeddings_have_unit_length(embedder, photos):
 def test_the_embedder_says_whose_embeddings_it_makes(embedder, bundle):
     assert embedder.name == "small"
     assert embedder.fingerprint == bundle.card.fingerprint
-    assert (embedder.dimension, embedder.input_size, embedder.pooling) == (1280, SIZE, "avg")
-    assert embedder.head() is None
+    assert (embedder.dimension, embedder.input_size) == (1280, SIZE)
+    assert embedder.head() == LinearHead("avg")
 
 
 def test_integers_and_floats_of_the_same_pixels_embed_alike(embedder, photos):

@@ -10,6 +10,7 @@ from petid_search.errors import ModelError
 from petid_search.explain.maps import cam, grad_cam
 from petid_search.models.architecture import Head
 from petid_search.models.bundle import WEIGHTS, Bundle
+from petid_search.models.linear_head import LinearHead
 from petid_search.models.runtime import Embedder
 
 
@@ -26,15 +27,13 @@ class LinearClassifier:
         kernel: float32, (c, classes) of a softmax classifier, on the pooled vector; (d, classes · centres) of a cosine
             classifier, on the embedding, those of a class side by side, each of unit length.
         centres: directions of each class.
-        head: kernel and bias of the projection to the embedding; None where there is none.
-        pooling: `avg`, `max` or `gem`.
+        head: what pools, and projects to the embedding.
         is_cosine: which of the two it is.
     """
 
     kernel: NDArray[np.float32]
     centres: int
-    head: tuple[NDArray[np.float32], NDArray[np.float32]] | None
-    pooling: str
+    head: LinearHead
     is_cosine: bool
 
     def explain(
@@ -52,9 +51,9 @@ class LinearClassifier:
         """
         directions = self.kernel[:, number * self.centres : (number + 1) * self.centres]
         if not self.is_cosine:
-            return cam(features, directions[:, 0], self.pooling)
+            return cam(features, directions[:, 0], self.head)
         nearest = directions[:, np.argmax(embedding @ directions)]
-        return grad_cam(features, nearest, self.head, self.pooling)
+        return grad_cam(features, nearest, self.head)
 
 
 def read_classifier(embedder: Embedder) -> LinearClassifier:
@@ -70,9 +69,7 @@ def read_classifier(embedder: Embedder) -> LinearClassifier:
     kernel = _read_kernel(embedder.bundle, "cosines" if is_cosine else "classifier")
     if is_cosine:
         kernel = kernel / np.maximum(np.linalg.norm(kernel, axis=0), 1e-12)
-    return LinearClassifier(
-        kernel, head.classifier.centres, embedder.head() if is_cosine else None, embedder.pooling, is_cosine
-    )
+    return LinearClassifier(kernel, head.classifier.centres, embedder.head(), is_cosine)
 
 
 def _read_kernel(bundle: Bundle, layer: str) -> NDArray[np.float32]:

@@ -20,6 +20,7 @@ from petid_search.explain.regions import Regions, pair_regions
 from petid_search.identify import Candidate, Identification, compare, identify
 from petid_search.images import decode, read_photo
 from petid_search.index.gallery import Gallery
+from petid_search.models.linear_head import LinearHead
 from petid_search.models.runtime import Embedder
 
 _EXPLAINED: Final = 2
@@ -138,7 +139,7 @@ def _explain(
     answer: Identification,
     gallery: Gallery,
     embedder: Embedder,
-    head: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
+    head: LinearHead,
     against: str | None,
 ) -> Explanation:
     image = decode(read_photo(answer.photo), embedder.input_size)
@@ -153,13 +154,13 @@ def _explain(
     embeddings, features = embedder.features(np.stack(images))
     contrast = None
     if len(candidates) > 1:
-        contrast = signed_cam(features[0], embeddings[1] - embeddings[2], head, embedder.pooling)
+        contrast = signed_cam(features[0], embeddings[1] - embeddings[2], head)
     return Explanation(
         answer,
         candidates,
-        tuple(grad_cam(features[0], other, head, embedder.pooling) for other in embeddings[1:]),
-        tuple(grad_cam(one, embeddings[0], head, embedder.pooling) for one in features[1:]),
-        tuple(pair_regions(features[0], one, head, embedder.pooling) for one in features[1:]),
+        tuple(grad_cam(features[0], other, head) for other in embeddings[1:]),
+        tuple(grad_cam(one, embeddings[0], head) for one in features[1:]),
+        tuple(pair_regions(features[0], one, head) for one in features[1:]),
         contrast,
         embeddings[1:],
     )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from petid_search.models.architecture import GEM_POWER, GEM_SMALLEST
+from petid_search.models.linear_head import LinearHead
 
 BORDER: Final = 0.1
 """Width of the border, as a share of a picture's side, at each of the four sides."""
@@ -28,39 +28,35 @@ SPREAD: Final = 0.7
 def grad_cam(
     features: NDArray[np.float32],
     other: NDArray[np.float32],
-    head: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
-    pooling: str,
+    head: LinearHead,
 ) -> NDArray[np.float32]:
     """Grad-CAM, on a feature map, of the similarity of its embedding to another.
 
     With p the pooled feature map, projected where there is a head, and e the other embedding, what is explained is
     ⟨p, e⟩/|p| with |p| held fixed, just as a class is explained by its score before the softmax: through the scaling,
     the gradient would vanish where two photos are most alike. Its mean over the places of the feature map, which is
-    Grad-CAM's weight of a channel, is Ke/(hw|p|), for average and for maximum pooling. Where the generalised mean pools
-    a channel f to (mean f^q)^(1/q), that is multiplied by (mean f^(q-1))/pooled^(q-1), over the places that are not
-    cut off. With average pooling and no bias the map adds up to the similarity before its negative part is cut off.
+    Grad-CAM's weight of a channel, is Ke/(hw|p|), for average and for maximum pooling; for the generalised mean see
+    LinearHead.slopes. With average pooling and no bias the map adds up to the similarity before its negative part is
+    cut off.
 
     Args:
         features: float32, (h, w, c).
         other: float32, (d,), unit length.
-        head: kernel K, (c, d), and bias, (d,), of the projection; None where p is the pooled feature map itself.
-        pooling: `avg`, `max` or `gem`.
+        head: what pools, and the projection with kernel K where there is one.
 
     Returns:
         float32, (h, w), not negative.
 
     Source: Selvaraju et al., "Grad-CAM", ICCV 2017, arXiv:1610.02391, eq. 1 and 2; Stylianou, Souvenir, Pless,
-    "Visualizing deep similarity networks", WACV 2019, arXiv:1901.00536, eq. 3; Radenović, Tolias, Chum, TPAMI 2018,
-    arXiv:1711.02512, eq. 3 (the generalised mean, here with power q).
+    "Visualizing deep similarity networks", WACV 2019, arXiv:1901.00536, eq. 3.
     """
-    return _cut_off(signed_cam(features, other, head, pooling))
+    return _cut_off(signed_cam(features, other, head))
 
 
 def signed_cam(
     features: NDArray[np.float32],
     other: NDArray[np.float32],
-    head: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
-    pooling: str,
+    head: LinearHead,
 ) -> NDArray[np.float32]:
     """As grad_cam, with what speaks against the similarity left in as negative values.
 
@@ -70,18 +66,17 @@ def signed_cam(
     Source: Prabhushankar, Kwon, Temel, AlRegib, "Contrastive explanations in neural networks", ICIP 2020,
     arXiv:2008.00178, section 3.
     """
-    direction = other if head is None else head[0] @ other
-    length = embedding_length(features, head, pooling)
-    return (features @ (channel_slopes(features, pooling) * direction) / length).astype(np.float32)
+    direction = head.slopes(features) * head.to_channels(other)
+    return (features @ direction / head.length(features)).astype(np.float32)
 
 
-def cam(features: NDArray[np.float32], direction: NDArray[np.float32], pooling: str) -> NDArray[np.float32]:
+def cam(features: NDArray[np.float32], direction: NDArray[np.float32], head: LinearHead) -> NDArray[np.float32]:
     """Grad-CAM, on a feature map, of the inner product of what it is pooled to with a direction.
 
     Args:
         features: float32, (h, w, c).
         direction: float32, (c,): the gradient by the pooled vector, such as a class's column of the last layer.
-        pooling: `avg`, `max` or `gem`.
+        head: what pools; its projection does not count.
 
     Returns:
         float32, (h, w), not negative. With average pooling it adds up to the inner product before its negative part is
@@ -89,7 +84,7 @@ def cam(features: NDArray[np.float32], direction: NDArray[np.float32], pooling: 
 
     Source: Selvaraju et al. 2017, eq. 1 and 2.
     """
-    return _cut_off(features @ (channel_slopes(features, pooling) * direction))
+    return _cut_off(features @ (head.slopes(features) * direction))
 
 
 def cam_by_gradient(features: NDArray[np.float32], gradient: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -105,28 +100,6 @@ def cam_by_gradient(features: NDArray[np.float32], gradient: NDArray[np.float32]
     Source: Selvaraju et al. 2017, eq. 1 and 2.
     """
     return _cut_off(features @ gradient.mean((0, 1)))
-
-
-def channel_slopes(features: NDArray[np.float32], pooling: str) -> NDArray[np.float32]:
-    """For each channel, the mean over places of the derivative of what it is pooled to.
-
-    Args:
-        features: float32, (h, w, c).
-        pooling: `avg`, `max` or `gem`.
-
-    Returns:
-        float32, (c,).
-    """
-    return _pool(features, pooling)[1] / np.float32(features.shape[0] * features.shape[1])
-
-
-def embedding_length(
-    features: NDArray[np.float32], head: tuple[NDArray[np.float32], NDArray[np.float32]] | None, pooling: str
-) -> float:
-    """Length of the vector that is brought to unit length to be the embedding; never zero."""
-    pooled = _pool(features, pooling)[0]
-    vector = pooled if head is None else pooled @ head[0] + head[1]
-    return max(float(np.linalg.norm(vector)), 1e-12)
 
 
 def enlarged(heat: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float64]:
@@ -198,13 +171,3 @@ def _bell(cells: int) -> NDArray[np.float64]:
 def _cut_off(heat: NDArray[np.float32]) -> NDArray[np.float32]:
     positive: NDArray[np.float32] = np.maximum(heat, 0.0).astype(np.float32)
     return positive
-
-
-def _pool(features: NDArray[np.float32], pooling: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The pooled vector, (c,), and for each channel the sum of its derivatives by the features of all places, (c,)."""
-    if pooling != "gem":
-        pooled = features.mean((0, 1)) if pooling == "avg" else features.max((0, 1))
-        return pooled, np.ones_like(pooled)
-    powers = np.maximum(features, GEM_SMALLEST) ** (GEM_POWER - 1)
-    pooled = (powers * np.maximum(features, GEM_SMALLEST)).mean((0, 1)) ** (1 / GEM_POWER)
-    return pooled, (powers * (features > GEM_SMALLEST)).mean((0, 1)) / pooled ** (GEM_POWER - 1)

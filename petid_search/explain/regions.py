@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from petid_search.explain.maps import channel_slopes, embedding_length
+from petid_search.models.linear_head import LinearHead
 
 REGIONS: Final = 3
 """Pairs of regions that are looked for: more fell apart into pieces that no eye would pair."""
@@ -33,8 +33,7 @@ class Regions:
 def pair_regions(
     features: NDArray[np.float32],
     other: NDArray[np.float32],
-    head: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
-    pooling: str,
+    head: LinearHead,
 ) -> Regions:
     """Part the places of two photos into regions that agree, each on the one photo with one on the other.
 
@@ -46,8 +45,7 @@ def pair_regions(
     Args:
         features: float32, (h, w, c), of the probe.
         other: float32, (h', w', c), of the candidate's photo.
-        head: kernel, (c, d), and bias, (d,), of the projection; None where there is none.
-        pooling: `avg`, `max` or `gem`.
+        head: what pools and projects.
 
     Returns:
         Up to REGIONS pairs; none where nothing agrees.
@@ -57,7 +55,7 @@ def pair_regions(
     Achanta, Süsstrunk, "Deep feature factorization", ECCV 2018, arXiv:1806.10206 (regions of several photos, found
     together by factors that are not negative).
     """
-    products = _places(features, head, pooling) @ _places(other, head, pooling).T
+    products = _places(features, head) @ _places(other, head).T
     of_probe, of_candidate, total = products.sum(1), products.sum(0), float(products.sum())
     if total <= 0:
         return Regions(np.empty((0, *features.shape[:2]), np.float32), np.empty((0, *other.shape[:2]), np.float32), ())
@@ -74,13 +72,10 @@ def pair_regions(
     )
 
 
-def _places(
-    features: NDArray[np.float32], head: tuple[NDArray[np.float32], NDArray[np.float32]] | None, pooling: str
-) -> NDArray[np.float64]:
+def _places(features: NDArray[np.float32], head: LinearHead) -> NDArray[np.float64]:
     """What each place adds to the embedding, (h·w, d); the projection's bias, which is of no place, is left out."""
-    parts = (features * channel_slopes(features, pooling)).reshape(-1, features.shape[-1]).astype(np.float64)
-    projected = parts if head is None else parts @ head[0]
-    vectors: NDArray[np.float64] = projected / embedding_length(features, head, pooling)
+    parts = (features * head.slopes(features)).reshape(-1, features.shape[-1]).astype(np.float64)
+    vectors: NDArray[np.float64] = head.project(parts) / head.length(features)
     return vectors
 
 

@@ -4,9 +4,10 @@ The whole head works in float32, whatever the policy of the backbone: squares an
 and the head costs next to nothing.
 
 Names of its layers, where they are there: `kept`, the copy of a part of the backbone; `beside`, the feature map with
-what is kept beside it; `pooled`, `projection`, `kept_projection`, `unit_length`; of a softmax classifier `flattened`,
-`dense_1`, `dense_1_bn`, `dense_1_activation`, `dense_1_dropout`, …, `dropout`, `classifier` (n, classes, before the
-activation); of a cosine classifier `cosines` (n, classes) and `scaled`; and `scores`.
+what is kept beside it; `pooled`, of `learnt_pooled` and `kept_pooled` where something is kept; `projection`,
+`kept_projection`, `unit_length`; of a softmax classifier `flattened`, `dense_1`, `dense_1_bn`, `dense_1_activation`,
+`dense_1_dropout`, …, `dropout`, `classifier` (n, classes, before the activation); of a cosine classifier `cosines`
+(n, classes) and `scaled`; and `scores`.
 """
 
 from typing import Any
@@ -205,7 +206,7 @@ def _apply(head: Head, classes: int, features: Any) -> dict[str, Any]:
     if (classes > 0) != (head.classifier is not None):
         raise ValueError(f"Expected classes where there is a classifier, and none else. Received: {classes}, {head}.")
     is_map = len(features.shape) == 4
-    pooled = pooling_layer(head.pooling)(features) if is_map else features
+    pooled = _pool(head, features) if is_map else features
     vector = pooled
     if head.projection is not None:
         learnt = pooled if head.kept is None else pooled[:, : -head.kept.channels]
@@ -227,6 +228,15 @@ def _apply(head: Head, classes: int, features: Any) -> dict[str, Any]:
     else:
         raise ValueError(f"Expected features of shape (h, w, c), to be flattened. Received: {features.shape[1:]}.")
     return {"embedding": embedding, "scores": _softmax_scores(head.classifier, classes, below)}
+
+
+def _pool(head: Head, features: Any) -> Any:
+    """A feature map as a vector; what is kept is averaged, since that told unseen animals apart best."""
+    if head.kept is None:
+        return pooling_layer(head.pooling)(features)
+    learnt = pooling_layer(head.pooling, name="learnt_pooled")(features[..., : -head.kept.channels])
+    kept = pooling_layer("avg", name="kept_pooled")(features[..., -head.kept.channels :])
+    return keras.layers.Concatenate(name="pooled", dtype="float32")([learnt, kept])
 
 
 def _cosine_scores(classifier: Classifier, classes: int, embedding: Any) -> Any:

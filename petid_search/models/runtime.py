@@ -10,6 +10,7 @@ from petid_search.cores import usable_cores
 from petid_search.errors import ModelError
 from petid_search.images import FIT
 from petid_search.models.bundle import ONNX, WEIGHTS, Bundle
+from petid_search.models.linear_head import LinearHead
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -50,7 +51,6 @@ class Embedder:
         self.fingerprint = bundle.card.fingerprint
         self.dimension = bundle.card.dimension
         self.input_size = bundle.card.input_size
-        self.pooling = bundle.card.head.pooling
         self.classes = bundle.card.classes
         self.bundle = bundle
         self._threads = threads
@@ -158,18 +158,15 @@ class Embedder:
         embeddings, maps, scores = self._run(["embedding", "features", "scores"], images)
         return embeddings, maps, scores
 
-    def head(self) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-        """Return the projection from a pooled vector to an embedding before it is brought to unit length.
-
-        Returns:
-            Kernel, float32, (c, d), and bias, float32, (d,); None where the pooled vector is the embedding.
+    def head(self) -> LinearHead:
+        """Return what leads from a feature map to an embedding before it is brought to unit length.
 
         Raises:
             ModelError: the bundle is damaged.
         """
         head = self.bundle.card.head
         if head.projection is None:
-            return None
+            return LinearHead(head.pooling)
         import h5py
 
         with h5py.File(self.bundle.file(WEIGHTS)) as weights:
@@ -182,11 +179,11 @@ class Embedder:
 
             kernel, bias = of("projection")
             if head.kept is None:
-                return kernel, bias
+                return LinearHead(head.pooling, kernel, bias)
             beside, beside_bias = of("kept_projection")
         whole = np.zeros((len(kernel) + len(beside), len(bias) + len(beside_bias)), np.float32)
         whole[: len(kernel), : len(bias)], whole[len(kernel) :, len(bias) :] = kernel, beside
-        return whole, np.concatenate([bias, beside_bias])
+        return LinearHead(head.pooling, whole, np.concatenate([bias, beside_bias]), head.kept.channels)
 
     def _run_in_parts(
         self, outputs: list[str], images: NDArray[np.uint8] | NDArray[np.float32]
