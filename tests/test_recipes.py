@@ -494,12 +494,13 @@ def test_the_recipe_of_petid_dogs_trains_a_model_that_enrolls_and_identifies(pet
     used.write_text(re.sub(r"^epochs = \d+$", "epochs = 1", text, flags=re.MULTILINE))
 
     trained = json.loads(
-        petid("train", "photos", "--recipe", used, "--weights", "random", "--size", 64, "--embed-size", 96,
+        petid("train", "photos", "--recipe", used, "--weights", "random", "--size", 64, "--embed-size", 96, "--projection", 8,
               "--name", "m", "--json")
     )  # fmt: skip
     assert 0 <= trained["mAP"] <= 1
     card = json.loads(petid("models", "show", "m", "--json"))
-    assert (card["input_size"], card["classes"]) == (96, [])
+    assert (card["input_size"], card["classes"], card["dimension"]) == (96, [], 16)
+    assert card["head"]["kept"]["after"] == "block_5_add"  # the last layer of those frozen that all others stand on
     petid("enroll", "photos/cat-0", "--model", "m")
     (answer,) = map(json.loads, petid("identify", "photos/cat-0/0.png", "--json").splitlines())
     assert answer["candidates"][0]["individual"] == "cat-0"
