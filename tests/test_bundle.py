@@ -393,7 +393,7 @@ def test_a_bundle_of_an_earlier_format_is_read_as_ever(copied, written, model, v
         values["files"]["head.npz"] = "0" * 64  # a second copy of the projection, which nobody reads any more
         del values["purpose"], values["limits"]
     if version > 1:
-        del values["head"]["kept"]
+        del values["head"]["kept"], values["head"]["mirror"]
     else:
         del values["head"], values["recipe"]
         values |= {"pooling": "avg", "projection": 32}

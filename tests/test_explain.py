@@ -56,6 +56,28 @@ def test_the_closed_form_is_what_automatic_differentiation_gives(pooling, projec
     np.testing.assert_allclose(drawn, expected, atol=1e-4 * expected.max())
 
 
+@pytest.mark.parametrize("pooling", ["avg", "max", "gem"])
+def test_the_closed_form_of_what_is_kept_is_what_automatic_differentiation_gives(pooling):
+    import tensorflow as tf
+
+    from petid_search.models.heads import pooling_layer
+
+    rng = np.random.default_rng(0)
+    features = rng.uniform(0, 1, (6, 6, 12)).astype(np.float32)
+    kernel, bias = rng.normal(size=(12, 8)).astype(np.float32), rng.normal(size=8).astype(np.float32)
+    other = rng.normal(size=8).astype(np.float32)
+    maps = tf.constant(features[None])
+    with tf.GradientTape() as tape:
+        tape.watch(maps)
+        pooled = tf.concat([pooling_layer(pooling)(maps[..., :7]), tf.reduce_mean(maps[..., 7:], (1, 2))], -1)
+        vector = (pooled @ kernel + bias)[0]
+        similarity = tf.reduce_sum(vector * other) / tf.stop_gradient(tf.norm(vector))
+    weights = tape.gradient(similarity, maps)[0].numpy().mean((0, 1))
+    expected = np.maximum(features @ weights, 0)
+    drawn = grad_cam(features, other, LinearHead(pooling, kernel, bias, averaged=5))
+    np.testing.assert_allclose(drawn, expected, atol=1e-4 * expected.max())
+
+
 def test_the_maps_of_nonnegative_features_add_up_to_the_similarity():
     rng = np.random.default_rng(0)
     features = rng.uniform(0, 1, (2, 7, 7, 30)).astype(np.float32)

@@ -74,6 +74,18 @@ def test_what_the_backbone_does_not_have_cannot_be_kept(tiny, change, said):
         create_model(tiny, Head(projection=4, kept=replace(KEPT, **change)))
 
 
+def test_a_mirroring_head_answers_the_same_to_a_photo_and_its_mirror_image(tiny):
+    head = Head(pooling="gem", projection=4, kept=KEPT)
+    plain, mirroring = create_model(tiny, head), create_model(tiny, replace(head, mirror=True))
+    assert mirroring.count_params() == plain.count_params()
+    own, turned = (np.asarray(plain(one)["features"]) for one in (NOISE, NOISE[:, :, ::-1]))
+    answers = mirroring(NOISE)
+    np.testing.assert_allclose(answers["features"], (own + turned[:, :, ::-1]) / 2, atol=1e-5)
+    np.testing.assert_allclose(mirroring(NOISE[:, :, ::-1])["embedding"], answers["embedding"], atol=1e-5)
+    assert np.abs(own[:, :, ::-1] - turned).max() > 0.1
+    np.testing.assert_array_equal(backbone_of(mirroring)(NOISE), tiny(NOISE))
+
+
 def test_what_is_kept_is_white_and_has_its_share(tiny):
     head = Head(projection=4, kept=KEPT)
     model = create_model(tiny, head)
@@ -100,12 +112,10 @@ def test_a_direction_in_which_nothing_differs_is_not_blown_up(tiny):
 
 
 def test_a_training_keeps_what_the_network_answered_before(trained, photos):  # noqa: F811
-    result = trained(**KEEPS, pooling="gem", blend=0.7, freeze_norm=True, half=True, embed_size=64)
+    result = trained(**KEEPS, pooling="gem", blend=0.7, freeze_norm=True, half=True, mirror=True, embed_size=64)
     card = result.bundle.card
-    assert (card.head.kept, card.dimension) == (
-        Kept(after="conv_2_relu", layer="conv_4_relu", channels=24, numbers=8),
-        16,
-    )
+    kept = Kept(after="conv_2_relu", layer="conv_4_relu", channels=24, numbers=8)
+    assert (card.head.kept, card.head.mirror, card.dimension) == (kept, True, 16)
     model = load_keras(result.bundle)
     start = weights_by_layer(create_backbone("tiny", size=64))
     ours = {weight.path: np.asarray(weight) for weight in model.weights}
@@ -114,6 +124,7 @@ def test_a_training_keeps_what_the_network_answered_before(trained, photos):  # 
     embedder = Embedder(result.bundle)
     embeddings, features = embedder.features(images)
     np.testing.assert_allclose(embeddings, model(images.astype(np.float32))["embedding"], atol=2e-3)
+    np.testing.assert_allclose(embeddings, embedder.embed(images[:, :, ::-1]), atol=1e-5)
     head = embedder.head()
     assert (head.kernel.shape, head.bias.shape, head.averaged) == ((48, 16), (16,), 24)
     vectors = np.stack([head.vector(one) for one in features])
@@ -122,10 +133,11 @@ def test_a_training_keeps_what_the_network_answered_before(trained, photos):  # 
 
 
 def test_a_training_goes_on_from_a_model_that_keeps_and_what_it_keeps_stays(trained):  # noqa: F811
-    first = trained("first", **KEEPS)
+    first = trained("first", mirror=True, **KEEPS)
     on = {"backbone": "first", "weights": None, "projection": None}
     second = trained("second", **on, stages=(Stage(epochs=2, freeze="first-8", learning_rate=0.01),))
     assert second.bundle.card.head.kept == first.bundle.card.head.kept
+    assert second.bundle.card.head.mirror
     before, after = ({one.path: np.asarray(one) for one in load_keras(own.bundle).weights} for own in (first, second))
     still = {path for path in before if np.array_equal(before[path], after[path])}
     assert {path.split("/")[0] for path in before if path not in still} == {

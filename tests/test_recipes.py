@@ -494,8 +494,8 @@ def test_the_recipe_of_petid_dogs_trains_a_model_that_enrolls_and_identifies(pet
     used.write_text(re.sub(r"^epochs = \d+$", "epochs = 1", text, flags=re.MULTILINE))
 
     trained = json.loads(
-        petid("train", "photos", "--recipe", used, "--weights", "random", "--size", 64, "--embed-size", 96, "--projection", 8,
-              "--name", "m", "--json")
+        petid("train", "photos", "--recipe", used, "--weights", "random", "--size", 64, "--embed-size", 96,
+              "--projection", 8, "--name", "m", "--json")
     )  # fmt: skip
     assert 0 <= trained["mAP"] <= 1
     card = json.loads(petid("models", "show", "m", "--json"))

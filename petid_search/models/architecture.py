@@ -121,6 +121,7 @@ class Head:
         projection: numbers of the embedding, by a dense layer with bias; None where the pooled vector is the embedding.
         classifier: None where the model only embeds.
         kept: features that stand beside the backbone's; None where none do. They need a projection.
+        mirror: whether a photo's feature map is the mean of its own and of its mirror image's, turned back.
 
     Raises:
         RecipeError: something is out of range.
@@ -130,6 +131,7 @@ class Head:
     projection: int | None = None
     classifier: Classifier | None = None
     kept: Kept | None = None
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         if self.pooling not in POOLINGS:
@@ -171,7 +173,7 @@ class Head:
         if kept is not None:
             _require(kept, _KEPT)
             kept = Kept(**kept)
-        return cls(pooling=values["pooling"], projection=values["projection"], classifier=classifier, kept=kept)
+        return cls(**{**values, "classifier": classifier, "kept": kept})
 
 
 _HEAD: Final[dict[str, tuple[type, ...]]] = {
@@ -179,6 +181,7 @@ _HEAD: Final[dict[str, tuple[type, ...]]] = {
     "projection": (int, type(None)),
     "classifier": (dict, type(None)),
     "kept": (dict, type(None)),
+    "mirror": (bool,),
 }
 _KEPT: Final[dict[str, tuple[type, ...]]] = {"after": (str,), "layer": (str,), "channels": (int,), "numbers": (int,)}
 _CLASSIFIER: Final[dict[str, tuple[type, ...]]] = {

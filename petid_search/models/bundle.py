@@ -44,8 +44,9 @@ SHIPPED: Final = Path(__file__).with_name("shipped")
 
 FORMAT: Final = 4
 """Version of the bundle's layout; a petid that does not know it refuses the bundle. Formats 1 to 3 are read as well.
-Their heads kept nothing. Formats 1 and 2 lacked `purpose` and `limits`, and had the projection a second time, in
-`head.npz`. Format 1 knew no classifiers and had `pooling` and `projection` in place of `head`, and no `recipe`."""
+Their heads kept nothing and mirrored nothing. Formats 1 and 2 lacked `purpose` and `limits`, and had the projection a
+second time, in `head.npz`. Format 1 knew no classifiers and had `pooling` and `projection` in place of `head`, and no
+`recipe`."""
 
 _ONCE_KEPT: Final = "head.npz"
 _LAST_WITH_ONCE_KEPT: Final = 2
@@ -426,7 +427,7 @@ def _as_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
         today["head"] = {"pooling": today.pop("pooling"), "projection": today.pop("projection"), "classifier": None}
         today |= {"recipe": None, "classes": []}  # named, but without scores: there was no classifier
     if values["format"] < FORMAT:
-        today["head"] = {"kept": None, **today["head"]}
+        today["head"] = {"kept": None, "mirror": False, **today["head"]}
     return today
 
 

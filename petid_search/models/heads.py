@@ -4,10 +4,10 @@ The whole head works in float32, whatever the policy of the backbone: squares an
 and the head costs next to nothing.
 
 Names of its layers, where they are there: `kept`, the copy of a part of the backbone; `beside`, the feature map with
-what is kept beside it; `pooled`, of `learnt_pooled` and `kept_pooled` where something is kept; `projection`,
-`kept_projection`, `unit_length`; of a softmax classifier `flattened`, `dense_1`, `dense_1_bn`, `dense_1_activation`,
-`dense_1_dropout`, …, `dropout`, `classifier` (n, classes, before the activation); of a cosine classifier `cosines`
-(n, classes) and `scaled`; and `scores`.
+what is kept beside it; `mirrored`, the mean of it and of the mirror image's, turned back; `pooled`, of `learnt_pooled`
+and `kept_pooled` where something is kept; `projection`, `kept_projection`, `unit_length`; of a softmax classifier
+`flattened`, `dense_1`, `dense_1_bn`, `dense_1_activation`, `dense_1_dropout`, …, `dropout`, `classifier` (n, classes,
+before the activation); of a cosine classifier `cosines` (n, classes) and `scaled`; and `scores`.
 """
 
 from typing import Any
@@ -114,13 +114,15 @@ def create_model(backbone: keras.Model, head: Head, classes: int = 0) -> keras.M
 
     Returns:
         A model with the backbone's input and named outputs: `embedding`, float32, (n, d), of unit length (zero where
-        every feature is zero); `features`, the map that is pooled, for explaining: the backbone's as it is, and behind
-        its channels those of what is kept; and with a classifier `scores`, float32, (n, classes), in [0, 1].
+        every feature is zero); `features`, the map that is pooled, for explaining: the backbone's, and behind its
+        channels those of what is kept; and with a classifier `scores`, float32, (n, classes), in [0, 1].
 
     Raises:
         RecipeError: the head names an activation that Keras does not know, or keeps what the backbone does not have.
     """
     features = backbone.output if head.kept is None else _beside(backbone, head.kept)
+    if head.mirror:
+        features = _with_mirror_image(keras.Model(backbone.input, features, name="twin"))
     outputs = _apply(head, classes, features)
     return keras.Model(backbone.input, {**outputs, "features": features}, name=backbone.name)
 
@@ -128,8 +130,11 @@ def create_model(backbone: keras.Model, head: Head, classes: int = 0) -> keras.M
 def backbone_of(model: keras.Model) -> keras.Model:
     """The backbone within a model that create_model made, sharing its layers; without what the head keeps."""
     features = model.output["features"]
-    beside = next((layer for layer in model.layers if layer.name == "beside"), None)
-    return keras.Model(model.input, features if beside is None else beside.input[0], name=model.name)
+    layers = {layer.name: layer for layer in model.layers}
+    for name in ("mirrored", "beside"):
+        if name in layers:
+            features = layers[name].input[0]
+    return keras.Model(model.input, features, name=model.name)
 
 
 def create_head(head: Head, classes: int, input_shape: tuple[int, ...]) -> keras.Model:
@@ -199,6 +204,12 @@ def _beside(backbone: keras.Model, kept: Kept) -> Any:
             f"{backbone.output.shape[1:]}: keep a layer whose map is as high and wide."
         )
     return keras.layers.Concatenate(name="beside")([backbone.output, features])
+
+
+def _with_mirror_image(network: keras.Model) -> Any:
+    """The mean of a network's feature map and of that of the photo's mirror image, turned back, (n, h, w, c)."""
+    turned = network(network.input[:, :, ::-1])[:, :, ::-1]
+    return keras.layers.Average(name="mirrored")([network.output, turned])
 
 
 def _apply(head: Head, classes: int, features: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ def write(card: Card) -> Iterator[str]:
     """Write a card, line by line; what nobody said is left out."""
     projection = f", projected to {card.head.projection}" if card.head.projection else ""
     kept = f", beside {card.head.kept.numbers} of {card.head.kept.layer} as it was" if card.head.kept else ""
+    mirror = ", of each photo and its mirror image" if card.head.mirror else ""
     figures = {name: value for name, value in card.metrics.items() if name != "protocol"}
     parts = {
         "For": card.purpose,
@@ -26,7 +27,7 @@ def write(card: Card) -> Iterator[str]:
         "Licence": card.licence,
         "Measured by": card.metrics.get("protocol", ""),
         "Figures": "; ".join(f"{name} {value}" for name, value in _flat(figures)),
-        "Network": f"{card.backbone} at {card.input_size} px, {card.head.pooling} pooling{projection}{kept}",
+        "Network": f"{card.backbone} at {card.input_size} px, {card.head.pooling} pooling{projection}{kept}{mirror}",
         "Embedding": f"{card.dimension} numbers",
         "Classifier": f"{len(card.classes)} individuals" if card.classes else "",
         "Made": f"{card.created} by petid {card.petid}; fingerprint {card.fingerprint[:12]}",

@@ -139,6 +139,7 @@ class TrainConfig:
         min=0.0,
         max=1.0,
     )
+    mirror: bool = _option("Let the finished model see each photo and its mirror image: twice the time.", False)
     embed_size: int | None = _option(
         "Side of the finished model's input, which may be larger than the one trained at; by default the same.",
         None,

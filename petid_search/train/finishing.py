@@ -1,4 +1,4 @@
-"""What becomes of a network when it has learnt: brought back towards its start, its old features set beside the new."""
+"""What becomes of a network when it has learnt: blended with its start, its old features set beside it, mirrored."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -98,6 +98,26 @@ def set_beside(
     embedding = keras.Model(model.input, model.output["embedding"])
     copy_weights(embedding, result)
     return result, wider
+
+
+def with_mirror(model: "keras.Model", network: "keras.Model", head: Head, classes: int) -> tuple["keras.Model", Head]:
+    """Let a model see each photo and its mirror image.
+
+    Args:
+        model: from heads.create_model.
+        network: its backbone, which the result shares.
+        head: of the model.
+        classes: of its classifier; 0 where it has none.
+
+    Returns:
+        the model; and its head.
+    """
+    from petid_search.models.heads import copy_weights, create_model
+
+    mirrored = replace(head, mirror=True)
+    result = create_model(network, mirrored, classes)
+    copy_weights(model, result)
+    return result, mirrored
 
 
 def fit_kept(model: "keras.Model", head: Head, pooled: NDArray[np.float32], share: float) -> None:

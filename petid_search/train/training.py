@@ -25,7 +25,7 @@ from petid_search.train.batches import FeatureInputs, Inputs, PhotoInputs, ahead
 from petid_search.train.checkpoint import Checkpoint, Standing, Weights, load, save
 from petid_search.train.config import PATHS, Stage, TrainConfig
 from petid_search.train.distil import Before
-from petid_search.train.finishing import blend, fit_kept, plan_kept, set_beside
+from petid_search.train.finishing import blend, fit_kept, plan_kept, set_beside, with_mirror
 from petid_search.train.freezing import first_frozen, freeze, unfold
 from petid_search.train.loop import StageRun, Step
 from petid_search.train.material import Material, divide, gather, photos_folder
@@ -147,7 +147,12 @@ def _inherited(config: TrainConfig) -> TrainConfig:
     if config.backbone in BACKBONES or not has_model(config.backbone):
         return config
     head = open_model(config.backbone).card.head
-    return replace(config, pooling=config.pooling or head.pooling, projection=config.projection or head.projection)
+    return replace(
+        config,
+        pooling=config.pooling or head.pooling,
+        projection=config.projection or head.projection,
+        mirror=config.mirror or head.mirror,
+    )
 
 
 def _completed(config: TrainConfig, objective: Objective) -> TrainConfig:
@@ -322,7 +327,7 @@ class _Run:
         material, config = self.material, self.config
         learning = freeze(self.start.network, stage.freeze, norm=config.freeze_norm)
         part, inputs = self.model, self.photos
-        if learning == 0 and config.cache:
+        if learning == 0 and config.cache and learns:
             part, inputs = self._on_features()  # type: ignore[assignment]
         return StageRun(
             config,
@@ -420,6 +425,9 @@ class _Run:
             self._enlarge(int(self.config.embed_size or 0))
         if self.kept is not None:
             self._set_beside(self.kept)
+        if self.config.mirror:
+            with self.strategy.scope():
+                self.model, self.head = with_mirror(self.model, self.start.network, self.head, self._classes_now())
         # What is measured is what is stored.
         if self.config.half:
             self.model.set_weights(rounded(self.model.get_weights()))
@@ -465,6 +473,10 @@ class _Run:
         bundle = self._write_bundle(folder, figures, calibration)
         (self.output / CHECKPOINT_FILE).unlink(missing_ok=True)
         return Trained(bundle, self.output, report)
+
+    def _classes_now(self) -> int:
+        """Classes of the model's classifier, which what is kept leaves none of."""
+        return self.classes if self.head.classifier is not None else 0
 
     def _embed(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
         """Embeddings of photos by the model as it is, float32, (n, d)."""
@@ -544,7 +556,7 @@ class _Run:
             weights = model.get_weights()
             keras.config.set_dtype_policy("float32")  # until `settled` ends
             network = create_backbone(self.start.backbone, size=self.material.decoded.size)
-            model = create_model(network, self.head, self.classes if self.head.classifier is not None else 0)
+            model = create_model(network, self.head, self._classes_now())
             model.set_weights(weights)
         head = self.head
         if not self.config.keep_classifier:
