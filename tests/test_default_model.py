@@ -164,11 +164,11 @@ def test_a_recipe_says_what_only_people_know_and_models_show_tells_it(run, take_
         )
     card = json.loads(run("models", "show", "told", "--json"))
     assert (card["purpose"], card["limits"]) == (CARD_WORDS["purpose"], CARD_WORDS["limits"])
-    assert card["licence"] == "CC BY 4.0; the weights before: that of what it was trained on"
+    assert card["licence"] == "CC BY 4.0; of the weights that it started from: that of what it was trained on"
     assert "individuals in photos (DogFaceNet, CC BY 4.0); before that: nothing before" in card["data"]
     assert (card["classes"], card["head"]["classifier"]) == ([], None)
     shown = " ".join(run("models", "show", "told").split())
-    for said in (*CARD_WORDS.values(), "Not for", "Measured by split.csv", "rank_1", "tiny at 48 px"):
+    for said in (*CARD_WORDS.values(), "Not for", "Measured by split.csv", "rank-1", "tiny at 48 px"):
         assert said in shown
     assert "{" not in shown
     with h5py.File(open_model("told").file(bundles.WEIGHTS)) as stored:

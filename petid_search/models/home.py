@@ -143,7 +143,7 @@ def add_model(
         with weights.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         origin = f"the file {weights.name} (sha256 {digest})"
-        licence = f"that of the file; the published weights have {spec.weights_licence}"
+        licence = f"that of the published weights ({spec.weights_licence}), where the file holds those"
     head = Head(pooling=pooling)
     return write_bundle(
         create_model(network, head),

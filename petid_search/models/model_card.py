@@ -44,4 +44,5 @@ def _flat(figures: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, s
         if isinstance(value, Mapping):
             yield from _flat(value, f"{before}{name} ")
         else:
-            yield f"{before}{name}", f"{value:.4f}" if isinstance(value, float) else str(value)
+            said = f"{before}{name}".replace("rank_", "rank-").replace("_", " ")
+            yield said, f"{value:.4f}" if isinstance(value, float) else str(value)

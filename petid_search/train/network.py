@@ -69,7 +69,7 @@ def start_from(config: TrainConfig, progress: Callable[[int, int | None], None] 
         network = create_backbone(config.backbone, size=config.size, weights=weights, progress=progress)
         digest = hashlib.sha256(weights.read_bytes()).hexdigest()
         origin = f"the file {weights.name} (sha256 {digest})"
-        licence = f"that of the file; the published weights have {spec.weights_licence}"
+        licence = f"that of the published weights ({spec.weights_licence}), where the file holds those"
         return Start(config.backbone, network, None, (), origin, licence, spec.weights_data)
     network = create_backbone(config.backbone, size=config.size, weights=weights, progress=progress)
     return Start(config.backbone, network, None, (), origin, licence, data)

@@ -434,13 +434,12 @@ class _Run:
         material, kept = self.material, self.material.kept
         figures: dict[str, float] = {}
         classified = None
-        if "scores" in self.model.output:
+        if "scores" in self.model.output and len(kept.validation):
             stage = self._stage(len(self.config.plan) - 1, self.config.plan[-1], learns=False)
             figures = stage.measure()
-            if len(kept.validation):
-                scores = stage.answer(kept.validation)["scores"]
-                names = [material.photos[place].name for place in kept.validation]
-                classified = Classified(material.classes, names, kept.labels, scores)
+            scores = stage.answer(kept.validation)["scores"]
+            names = [material.photos[place].name for place in kept.validation]
+            classified = Classified(material.classes, names, kept.labels, scores)
         embeddings = self._embed(kept.held_out) if len(kept.held_out) else None
         if embeddings is not None:
             figures |= retrieval(embeddings, kept)
@@ -586,7 +585,7 @@ class _Run:
             fit=FIT,
             head=head,
             origin=self.start.origin,
-            licence=f"{licence}; the weights before: {before}",
+            licence=f"{licence}; of the weights that it started from: {before}",
             data=f"{photos}{given}; before that: {self.start.data}",
             classes=material.classes if head.classifier is not None else (),
             purpose=config.purpose or "",
