@@ -214,11 +214,11 @@ def test_scores_exported_otherwise_make_no_model(trained_model, tmp_path, monkey
 
 
 def test_the_split_of_the_training_is_kept_and_guarded_like_every_file(trained, tmp_path):
-    assert trained.file(SPLIT).read_text() == FOUND_SPLIT
+    assert trained.split() == FOUND_SPLIT
     shutil.copytree(trained.folder, tmp_path / "trained")
     (tmp_path / "trained" / SPLIT).write_text(FOUND_SPLIT.replace("train", "probe"))
-    with pytest.raises(ModelError, match=r"split\.csv is damaged"):
-        Bundle.open(tmp_path / "trained").file(SPLIT)
+    with pytest.raises(ModelError, match=r"split\.csv\.gz is damaged"):
+        Bundle.open(tmp_path / "trained").split()
 
 
 def test_pooling_by_the_maximum_without_a_projection_is_kept(trained, trained_model):

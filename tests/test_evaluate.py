@@ -529,9 +529,9 @@ def test_a_damaged_split_of_the_training_is_refused_before_embedding(tmp_path, t
     split = tmp_path / "trained.csv"
     split.write_text("photo,sha256,individual,role\n")
     bundle = write_small_model(tmp_path / "models", "trained", seed=1, split=split)
-    bundle.file("split.csv").write_text("photo,sha256,individual,role\na,b,c,train\n")
+    bundle.file("split.csv.gz").write_text("photo,sha256,individual,role\na,b,c,train\n")
     embedded = []
-    with pytest.raises(ModelError, match=r"split\.csv is damaged"):
+    with pytest.raises(ModelError, match=r"split\.csv\.gz is damaged"):
         evaluate(
             read_manifest(take_photos(3, 3)), [Embedder(Bundle.open(bundle.folder))], advance=lambda: embedded.append(1)
         )

@@ -4,7 +4,8 @@ import h5py
 import numpy as np
 import pytest
 
-from petid_search.models.half import as_half, halve_keras_file, halve_onnx, rounded
+from petid_search.models.backbones import import_keras
+from petid_search.models.half import as_half, halve_keras_file, halve_onnx, in_whole_numbers, rounded
 
 RNG = np.random.default_rng(0)
 KERNEL = RNG.normal(0, 0.1, (3, 3, 16, 24)).astype(np.float32)
@@ -109,10 +110,7 @@ def test_kernels_that_came_from_8_bits_take_8_bits_again():
     steps = RNG.integers(-127, 128, (24, 16, 3, 3)).astype(np.float32)
     steps[:, 0, 0, 0] = 127
     kernel = steps * np.geomspace(1e-3, 1, 24).astype(np.float32)[:, None, None, None]
-    tensors = {
-        "from_8_bits": kernel.astype(np.float16).astype(np.float32),
-        "learnt": kernel + RNG.normal(0, 1e-2, kernel.shape),
-    }
+    tensors = {"from_8_bits": kernel, "learnt": kernel * RNG.normal(1, 1e-3, kernel.shape)}
     nodes = [helper.make_node("Conv", ["x", name], [f"{name}_map"]) for name in tensors]
     initializers = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in tensors.items()]
     graph = helper.make_graph(nodes, "graph", [], [], initializers)
@@ -122,4 +120,36 @@ def test_kernels_that_came_from_8_bits_take_8_bits_again():
     assert (stored["from_8_bits_steps"].dtype, stored["learnt_steps"].dtype) == (np.int8, np.int16)
     for name, value in tensors.items():
         again = stored[f"{name}_steps"] * stored[f"{name}_scale"]
-        assert np.linalg.norm(again - value) <= 1e-3 * np.linalg.norm(value)
+        assert np.linalg.norm(again - value) <= 1e-4 * np.linalg.norm(value)
+
+
+def test_what_came_from_8_bits_becomes_whole_numbers_and_answers_as_before():
+    keras = import_keras()
+    pixels = keras.Input((12, 12, 3))
+    layers = [
+        keras.layers.Conv2D(8, 3, use_bias=False),
+        keras.layers.DepthwiseConv2D(3, use_bias=False),
+        keras.layers.Conv2D(6, 1, use_bias=False),
+        keras.layers.Conv2D(5, 1),
+    ]
+    values = pixels
+    for layer in layers:
+        values = keras.layers.ReLU()(keras.layers.BatchNormalization()(layer(values)))
+    network = keras.Model(pixels, values)
+    for number, layer in enumerate(layers):
+        if number != 2:  # which learnt
+            kernel = RNG.integers(-126, 127, layer.kernel.shape).astype(np.float32)
+            kernel[0, 0] = 127  # of every channel
+            scale = RNG.uniform(0.001, 0.01, layer.kernel.shape[2 if number == 1 else 3]).astype(np.float32)
+            kernel *= scale[:, None] if number == 1 else scale
+            layer.set_weights([kernel, *layer.get_weights()[1:]])
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([RNG.uniform(0.5, 2, one.shape) for one in layer.get_weights()])
+    photos = RNG.normal(size=(4, 12, 12, 3)).astype(np.float32)
+    before = np.asarray(network(photos))
+    assert in_whole_numbers(network) == 2
+    np.testing.assert_allclose(network(photos), before, atol=1e-4 * before.max())
+    for number, layer in enumerate(layers):
+        kernel = layer.get_weights()[0]
+        assert (as_half(kernel) == kernel).all() == (number < 2)

@@ -186,7 +186,7 @@ def test_what_was_frozen_moves_in_the_second_stage_only_at_its_own_rate(trained,
 
 def found_by(result: Trained, photos: Path) -> dict[str, float]:
     """Retrieval of those held out by the bundle itself, from their photos."""
-    split = read_split(result.bundle.file("split.csv"))
+    split = read_split(result.output / "split.csv")
     held_out = [one for one in split.photos if one.role == "held out"]
     size = result.bundle.card.input_size
     images = np.stack([open_image(photos / one.photo, size) for one in held_out])
@@ -217,7 +217,7 @@ def test_early_stopping_gives_back_the_best_epoch(trained, photos):
 
 def test_the_model_carries_a_calibration_measured_on_those_held_out(trained, photos, petid):
     result = trained("carrying", hold_out_individuals=0.5)
-    split = read_split(result.bundle.file("split.csv"))
+    split = read_split(result.output / "split.csv")
     held_out = [one for one in split.photos if one.role == "held out"]
     embeddings = Embedder(result.bundle).embed(np.stack([open_image(photos / one.photo, 48) for one in held_out]))
     _, owners = np.unique([one.individual for one in held_out], return_inverse=True)
@@ -335,7 +335,7 @@ def test_what_was_trained_is_used_at_once(trained, photos, petid):
     card = result.bundle.card
     paths = {"folder": photos.name}  # where the photos lay stays at home
     assert card.recipe == result.report["recipe"] | paths
-    split = read_split(result.bundle.file("split.csv"))
+    split = read_split(result.output / "split.csv")
     assert {one.photo for one in split.photos} == {one.name for one in read_manifest(photos)}
     assert "photos of 6 individuals in photos" in card.data
     assert "CC0-1.0" in card.licence or "what it was trained on" in card.licence

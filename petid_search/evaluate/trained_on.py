@@ -1,12 +1,12 @@
 """What of an evaluation's photos a model was trained on, by the split that its bundle holds."""
 
 import csv
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from petid_search.dataset.manifest import LabelledPhoto
-from petid_search.models.bundle import SPLIT, Bundle
+from petid_search.models.bundle import Bundle
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,10 @@ def training_of(bundle: Bundle) -> Training | None:
     Raises:
         ModelError: the bundle is damaged.
     """
-    if SPLIT not in bundle.card.files:
+    split = bundle.split()
+    if split is None:
         return None
-    training = _read(bundle.file(SPLIT))
+    training = _read(split)
     return replace(training, individuals=frozenset()) if bundle.is_shipped else training
 
 
@@ -57,7 +58,6 @@ def known(training: Training, measured: Iterable[LabelledPhoto]) -> Known:
     return Known(sum(photo.sha256 in training.photos for photo in measured), len(names & training.individuals))
 
 
-def _read(file: Path) -> Training:
-    with file.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        trained = [row for row in csv.DictReader(stream) if row["role"] == "train"]
+def _read(split: str) -> Training:
+    trained = [row for row in csv.DictReader(io.StringIO(split, newline="")) if row["role"] == "train"]
     return Training(frozenset(row["sha256"] for row in trained), frozenset(row["individual"] for row in trained))

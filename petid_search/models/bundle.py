@@ -1,12 +1,13 @@
 """A model on disk: a folder with a card, the weights, the network as ONNX, and the hash of each.
 
 `card.json` says what the model is; `embed.onnx` embeds and classifies, without TensorFlow; `weights.weights.h5` is what
-training starts from, and what explaining takes the projection from; `split.csv` says which photos a trained model was
-trained on. Opening a bundle runs no code from it and unpickles nothing.
+training starts from, and what explaining takes the projection from; `split.csv.gz` says which photos a trained model
+was trained on. Opening a bundle runs no code from it and unpickles nothing.
 """
 
 import contextlib
 import datetime
+import gzip
 import hashlib
 import json
 import os
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 CARD: Final = "card.json"
 WEIGHTS: Final = "weights.weights.h5"
 ONNX: Final = "embed.onnx"
-SPLIT: Final = "split.csv"
+SPLIT: Final = "split.csv.gz"
 
 SHIPPED: Final = Path(__file__).with_name("shipped")
 """The folder of the models that come with petid, a bundle each."""
@@ -49,7 +50,8 @@ second time, in `head.npz`. Format 1 knew no classifiers and had `pooling` and `
 `recipe`."""
 
 _ONCE_KEPT: Final = "head.npz"
-_LAST_WITH_ONCE_KEPT: Final = 2
+_ONCE_SPLIT: Final = "split.csv"
+"""As formats 1 to 3 had it."""
 
 _LEAST_COSINE: Final = 0.9999
 """Between an embedding by Keras and the same by ONNX Runtime; float32 alone costs about 1e-6."""
@@ -144,6 +146,13 @@ _FIELDS_1: Final[dict[str, tuple[type, ...]]] = {
     "pooling": (str,),
     "projection": (int, type(None)),
 }
+_OTHER_FILES: Final = {
+    1: {_ONCE_SPLIT, _ONCE_KEPT},
+    2: {_ONCE_SPLIT, _ONCE_KEPT},
+    3: {_ONCE_SPLIT},
+    FORMAT: {SPLIT},
+}
+"""What a bundle may hold beside the card, the weights and the network."""
 _FIELDS_OF: Final = {1: _FIELDS_1, 2: _FIELDS_2, 3: _FIELDS, FORMAT: _FIELDS}
 
 
@@ -194,6 +203,20 @@ class Bundle:
     def remedy(self) -> str:
         """What to do where a bundle is of no use, as a message ends."""
         return _remedy(self.folder)
+
+    def split(self) -> str | None:
+        """The split that the model was trained on, as CSV; None where the bundle has none.
+
+        Raises:
+            ModelError: it is missing, unreadable or changed.
+        """
+        if SPLIT in self.card.files:
+            written = gzip.decompress(self.file(SPLIT).read_bytes())
+        elif _ONCE_SPLIT in self.card.files:
+            written = self.file(_ONCE_SPLIT).read_bytes()
+        else:
+            return None
+        return written.decode("utf-8", "surrogateescape")
 
     def file(self, name: str) -> Path:
         """Return the path of one of the bundle's files, proved by its hash the first time that it is asked for.
@@ -282,7 +305,7 @@ def write_bundle(
             halve_keras_file(partial / WEIGHTS)
         _export(model, partial / ONNX, half=half)
         if split is not None:
-            shutil.copyfile(split, partial / SPLIT)
+            (partial / SPLIT).write_bytes(gzip.compress(split.read_bytes(), mtime=0))
         files = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(partial.iterdir())}
         values = {
             "format": FORMAT,
@@ -411,7 +434,7 @@ def _read_card(values: Any, file: Path) -> Card:
     if not is_sized or not _fit_head(classes, head):
         raise _damaged(file, "it describes no model")
     files = values["files"]
-    named = files.keys() - ({SPLIT} if values["format"] > _LAST_WITH_ONCE_KEPT else {SPLIT, _ONCE_KEPT})
+    named = files.keys() - _OTHER_FILES[values["format"]]
     if named != {WEIGHTS, ONNX} or not all(re.fullmatch("[0-9a-f]{64}", str(one)) for one in files.values()):
         raise _damaged(file, "it does not name the bundle's files")
     if values["fingerprint"] != _fingerprint(values):
