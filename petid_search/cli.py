@@ -1295,6 +1295,8 @@ def _print_identification(answer: Any) -> None:
     limits = [] if answer.threshold is None else [f"threshold {answer.threshold:.3f}, FPIR {answer.fpir:g}"]
     limits += [f"measured on {answer.calibrated_on} individuals here"] if answer.calibration == "gallery" else []
     limits += [answer.note] if answer.note else []
+    if answer.candidates and answer.is_of_both(answer.candidates[0]):  # whose threshold stands in the last line
+        limits = [f"by index and classifier, FPIR {answer.fpir:g}"]
     _print(f"{answer.photo}: {named} ({'; '.join(limits)}, N = {answer.gallery_size})")
     for place, candidate in enumerate(answer.candidates, start=1):
         probability = "" if candidate.probability is None else f"{candidate.probability:6.1%}"
