@@ -1,8 +1,8 @@
 """Two experts, one evidence: the index's similarity and the classifier's score of a candidate, taken together.
 
-The evidence that a candidate is the probe's individual is linear in its similarity and in the logarithm of its score,
-and falls with neither; as log-odds it is a probability. It was fitted on what both experts said of photos that a model
-was not trained on, of individuals that its classifier knows, and of strangers.
+The evidence that a candidate is the probe's individual is linear in its similarity and in the log-odds of its score, and
+falls with neither; as log-odds itself it is a probability. It was fitted on what both experts said of photos that a
+model was not trained on, of individuals that its classifier knows, and of strangers.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from petid_search.errors import CalibrationError
 from petid_search.index.rule import RULE
 
 FLOOR: Final = 1e-6
-"""Scores below count as this: a softmax of large numbers is sure of anything, and its logarithm has no end."""
+"""Scores that are nearer to 0 or 1 count as this: a softmax of large numbers is sure of anything, without end."""
 _FORMAT: Final = 1
 """Of the JSON values; other ones are not read, as if there were none."""
 _RIDGE: Final = 1e-4
@@ -31,7 +31,7 @@ class Weights:
     """How an evidence is made of the two experts' opinions.
 
     Attributes:
-        both: constant, and weights of the similarity and of the score's natural logarithm, neither of them negative.
+        both: constant, and weights of the similarity and of the score's log-odds, neither of them negative.
         alone: constant and weight of the similarity, for a candidate that the classifier does not know.
     """
 
@@ -43,31 +43,45 @@ class Weights:
         cls,
         similarities: NDArray[np.float32],
         scores: NDArray[np.float32],
-        is_own: NDArray[np.bool_],
+        own: NDArray[np.int64],
         individuals: NDArray[np.int64],
     ) -> Self:
-        """Logistic regression of whether a candidate is the probe's individual, were half of all probes mated.
+        """Fit them to what both experts say of every individual, for mated probes and for strangers.
+
+        How the two weigh against each other comes of a conditional logit: one of the individuals, or nobody, is
+        the choice. Then the highest evidence of strangers, and the mated probes' own, become log-odds by a logistic
+        regression, were half of all probes mated.
 
         Args:
-            similarities: float32, (candidates,), in [-1, 1].
-            scores: float32, (candidates,), in [0, 1].
-            is_own: bool, (candidates,), whether it is; there are some of either kind.
-            individuals: int64, (candidates,), whose probe each is of; those of a kind weigh the same.
+            similarities: float32, (probes, n), in [-1, 1].
+            scores: float32, (probes, n), in [0, 1].
+            own: int64, (probes,), whom of the n each probe shows; -1 for a stranger. There are some of either kind.
+            individuals: int64, (probes,), whose each is; those of a kind weigh the same.
 
-        Source: Brümmer, du Preez, "Application-independent evaluation of speaker detection", Computer Speech and
-        Language 20, 2006 (linear fusion by logistic regression at a given prior).
+        Source: McFadden, "Conditional logit analysis of qualitative choice behavior", 1974; Brümmer, du Preez,
+        "Application-independent evaluation of speaker detection", Computer Speech and Language 20, 2006 (fusion and
+        calibration by logistic regression at a given prior).
         """
-        weights = np.empty(len(is_own))
-        for kind in (True, False):
-            weights[is_own == kind] = individual_weight(individuals[is_own == kind].astype(np.int32)) / 2
-        inputs = np.stack([similarities.astype(np.float64), _log(scores)])
-        both, alone = _regress(inputs, is_own, weights), _regress(inputs[:1], is_own, weights)
-        return cls((both[0], both[1], both[2]), (alone[0], alone[1]))
+        mated = own >= 0
+        weights = np.empty(len(own))
+        for kind in (mated, ~mated):
+            weights[kind] = individual_weight(individuals[kind].astype(np.int32)) / 2
+        said = np.stack([similarities.astype(np.float64), _odds(scores)])
+        of_similarity, of_score = _choice(said, own, weights)
+
+        def odds(values: NDArray[np.float64]) -> list[float]:
+            reached = values.max(axis=1)
+            reached[mated] = values[mated, own[mated]]
+            return _regress(reached, mated, weights)
+
+        constant, slope = odds(of_similarity * said[0] + of_score * said[1])
+        alone = odds(said[0])
+        return cls((constant, slope * of_similarity, slope * of_score), (alone[0], alone[1]))
 
     def evidence(self, similarities: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.float64]:
         """Log-odds that candidates are the probe's individual, of any shape."""
         constant, of_similarity, of_score = self.both
-        return constant + of_similarity * similarities.astype(np.float64) + of_score * _log(scores)
+        return constant + of_similarity * similarities.astype(np.float64) + of_score * _odds(scores)
 
     def evidence_of(self, similarity: float, score: float | None) -> float:
         """The same of one candidate, which the classifier may not know."""
@@ -192,8 +206,10 @@ def probability_of(evidence: float) -> float:
     return float(0.5 + 0.5 * np.tanh(evidence / 2))
 
 
-def _log(scores: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.log(np.maximum(scores.astype(np.float64), FLOOR))
+def _odds(scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Log-odds of scores, which tell sure from surer as well as unlikely from unlikelier."""
+    bounded = np.clip(scores.astype(np.float64), FLOOR, 1 - FLOOR)
+    return np.log(bounded) - np.log1p(-bounded)
 
 
 def _threshold(evidence: NDArray[np.float64], individuals: NDArray[np.int64], rate: float) -> float:
@@ -203,23 +219,49 @@ def _threshold(evidence: NDArray[np.float64], individuals: NDArray[np.int64], ra
     )
 
 
-def _regress(inputs: NDArray[np.float64], wanted: NDArray[np.bool_], weights: NDArray[np.float64]) -> list[float]:
-    """Constant and weights, none of these negative, of a logistic regression; inputs, (inputs, samples)."""
+def _choice(said: NDArray[np.float64], own: NDArray[np.int64], weights: NDArray[np.float64]) -> tuple[float, float]:
+    """Weights, none of them negative, of a conditional logit of two inputs, (2, probes, n), with nobody as a choice."""
     from scipy.optimize import minimize
 
-    centre = inputs.mean(axis=1)
-    scale = np.maximum(inputs.std(axis=1), _TOLERANCE)
-    standard = (inputs - centre[:, None]) / scale[:, None]
-    signs = np.where(wanted, 1.0, -1.0)
+    mated = np.flatnonzero(own >= 0)
+    scale = np.maximum(said.std(axis=(1, 2)), _TOLERANCE)
+    standard = (said - said.mean(axis=(1, 2), keepdims=True)) / scale[:, None, None]
+    chosen = np.zeros((2, len(own)))
+    chosen[:, mated] = standard[:, mated, own[mated]]
 
     def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        odds = signs * (parameters[0] + parameters[1:] @ standard)
-        slope = -weights * signs / (1 + np.exp(np.minimum(odds, 500)))
+        utilities = parameters[0] + np.tensordot(parameters[1:], standard, 1)
+        highest = np.maximum(utilities.max(axis=1), 0.0)
+        shares = np.exp(utilities - highest[:, None])
+        total = shares.sum(axis=1) + np.exp(-highest)
+        shares /= total[:, None]
         ridge = _RIDGE * parameters[1:]
-        value = float(weights @ np.logaddexp(0, -odds) + ridge @ parameters[1:] / 2)
-        return value, np.concatenate([[slope.sum()], standard @ slope + ridge])
+        value = weights @ (highest + np.log(total)) - weights[mated] @ utilities[mated, own[mated]]
+        expected = np.einsum("ipn,pn->ip", standard, shares)
+        slope = weights @ shares.sum(axis=1) - weights[mated].sum()
+        return float(value + ridge @ parameters[1:] / 2), np.concatenate(
+            [[slope], (expected - chosen) @ weights + ridge]
+        )
 
-    bounds = [(None, None), *[(0.0, None)] * len(inputs)]
-    found = minimize(loss, np.zeros(len(bounds)), jac=True, bounds=bounds, method="L-BFGS-B").x
-    slopes = found[1:] / scale
-    return [float(found[0] - slopes @ centre), *map(float, slopes)]
+    bounds = [(None, None), (0.0, None), (0.0, None)]
+    found = minimize(loss, np.zeros(3), jac=True, bounds=bounds, method="L-BFGS-B").x
+    return float(found[1] / scale[0]), float(found[2] / scale[1])
+
+
+def _regress(reached: NDArray[np.float64], mated: NDArray[np.bool_], weights: NDArray[np.float64]) -> list[float]:
+    """Constant and weight, which is not negative, of a logistic regression of whether a probe is mated."""
+    from scipy.optimize import minimize
+
+    centre, scale = reached.mean(), max(float(reached.std()), _TOLERANCE)
+    standard = (reached - centre) / scale
+    signs = np.where(mated, 1.0, -1.0)
+
+    def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        odds = signs * (parameters[0] + parameters[1] * standard)
+        slope = -weights * signs / (1 + np.exp(np.minimum(odds, 500)))
+        ridge = _RIDGE * parameters[1]
+        value = float(weights @ np.logaddexp(0, -odds) + ridge * parameters[1] / 2)
+        return value, np.array([slope.sum(), standard @ slope + ridge])
+
+    found = minimize(loss, np.zeros(2), jac=True, bounds=[(None, None), (0.0, None)], method="L-BFGS-B").x
+    return [float(found[0] - found[1] * centre / scale), float(found[1] / scale)]

@@ -198,16 +198,4 @@ def _cross_validated(heard: Heard) -> NDArray[np.float64]:
 
 
 def _fit(heard: Heard) -> Weights:
-    """Weights by each mated probe's own individual, and by those whom each expert puts first for strangers."""
-    mated = heard.is_mated
-    probes, own = np.flatnonzero(mated), heard.own[mated]
-    strangers = np.flatnonzero(~mated)
-    firsts = [said[strangers].argmax(axis=1) for said in (heard.similarities, heard.scores)]
-    rows = np.concatenate([probes, strangers, strangers])
-    columns = np.concatenate([own, *firsts])
-    return Weights.fit(
-        heard.similarities[rows, columns],
-        heard.scores[rows, columns],
-        np.repeat([True, False], [len(probes), 2 * len(strangers)]),
-        heard.individuals[rows],
-    )
+    return Weights.fit(heard.similarities, heard.scores, heard.own, heard.individuals)
