@@ -1,7 +1,7 @@
 """Two experts, one evidence: the index's similarity and the classifier's score of a candidate, taken together.
 
-The evidence that a candidate is the probe's individual is linear in its similarity and in the log-odds of its score, and
-falls with neither; as log-odds itself it is a probability. It was fitted on what both experts said of photos that a
+The evidence that a candidate is the probe's individual is linear in its similarity and in the log-odds of its score,
+and falls with neither; as log-odds itself it is a probability. It was fitted on what both experts said of photos that a
 model was not trained on, of individuals that its classifier knows, and of strangers.
 """
 
