@@ -23,6 +23,8 @@ _FORMAT: Final = 1
 """Of the JSON values; other ones are not read, as if there were none."""
 _RIDGE: Final = 1e-4
 """On the squares of the weights of standardised inputs: keeps them finite where the two kinds lie apart."""
+_LEAST: Final = 1e-3
+"""Weight of a standardised evidence, so that it puts individuals in an order whatever the probes were."""
 _TOLERANCE: Final = 1e-9
 
 
@@ -48,8 +50,8 @@ class Weights:
     ) -> Self:
         """Fit them to what both experts say of every individual, for mated probes and for strangers.
 
-        How the two weigh against each other comes of a conditional logit: one of the individuals, or nobody, is
-        the choice. Then the highest evidence of strangers, and the mated probes' own, become log-odds by a logistic
+        How the two weigh against each other comes of a conditional logit: one of the individuals, or nobody, is the
+        choice. Then the highest evidence of each probe becomes the log-odds of its being right, by a logistic
         regression, were half of all probes mated.
 
         Args:
@@ -70,9 +72,7 @@ class Weights:
         of_similarity, of_score = _choice(said, own, weights)
 
         def odds(values: NDArray[np.float64]) -> list[float]:
-            reached = values.max(axis=1)
-            reached[mated] = values[mated, own[mated]]
-            return _regress(reached, mated, weights)
+            return _regress(values.max(axis=1), values.argmax(axis=1) == own, weights)
 
         constant, slope = odds(of_similarity * said[0] + of_score * said[1])
         alone = odds(said[0])
@@ -248,13 +248,13 @@ def _choice(said: NDArray[np.float64], own: NDArray[np.int64], weights: NDArray[
     return float(found[1] / scale[0]), float(found[2] / scale[1])
 
 
-def _regress(reached: NDArray[np.float64], mated: NDArray[np.bool_], weights: NDArray[np.float64]) -> list[float]:
-    """Constant and weight, which is not negative, of a logistic regression of whether a probe is mated."""
+def _regress(reached: NDArray[np.float64], right: NDArray[np.bool_], weights: NDArray[np.float64]) -> list[float]:
+    """Constant and weight, over 0, of a logistic regression of whether who comes first is right."""
     from scipy.optimize import minimize
 
     centre, scale = reached.mean(), max(float(reached.std()), _TOLERANCE)
     standard = (reached - centre) / scale
-    signs = np.where(mated, 1.0, -1.0)
+    signs = np.where(right, 1.0, -1.0)
 
     def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         odds = signs * (parameters[0] + parameters[1] * standard)
@@ -263,5 +263,5 @@ def _regress(reached: NDArray[np.float64], mated: NDArray[np.bool_], weights: ND
         value = float(weights @ np.logaddexp(0, -odds) + ridge * parameters[1] / 2)
         return value, np.array([slope.sum(), standard @ slope + ridge])
 
-    found = minimize(loss, np.zeros(2), jac=True, bounds=[(None, None), (0.0, None)], method="L-BFGS-B").x
+    found = minimize(loss, np.zeros(2), jac=True, bounds=[(None, None), (_LEAST, None)], method="L-BFGS-B").x
     return [float(found[0] - found[1] * centre / scale), float(found[1] / scale)]
