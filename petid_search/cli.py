@@ -1295,12 +1295,32 @@ def _print_identification(answer: Any) -> None:
     limits = [] if answer.threshold is None else [f"threshold {answer.threshold:.3f}, FPIR {answer.fpir:g}"]
     limits += [f"measured on {answer.calibrated_on} individuals here"] if answer.calibration == "gallery" else []
     limits += [answer.note] if answer.note else []
+    if answer.candidates and answer.is_of_both(answer.candidates[0]):  # whose threshold stands in the last line
+        limits = [f"by index and classifier, FPIR {answer.fpir:g}"]
     _print(f"{answer.photo}: {named} ({'; '.join(limits)}, N = {answer.gallery_size})")
     for place, candidate in enumerate(answer.candidates, start=1):
         probability = "" if candidate.probability is None else f"{candidate.probability:6.1%}"
         score = "" if candidate.classifier_score is None else f"  (classifier {candidate.classifier_score:.1%})"
         named = f"{candidate.individual}{score}"
         _print(f"{place:4d}  {candidate.similarity:6.3f}  {probability}  {named}  {candidate.photo}")
+    if answer.experts is not None:
+        _print(f"      {_what_experts_say(answer)}")
+
+
+def _what_experts_say(answer: Any) -> str:
+    """Which expert said what, and what they decide together, in one line."""
+    experts = answer.experts
+    index, classifier = f"{experts.index} {experts.similarity:.3f}", f"{experts.classifier} {experts.score:.1%}"
+    agree = experts.index == experts.classifier
+    said = f"index: {index}; classifier: {classifier}" if agree else f"index says {index}, classifier says {classifier}"
+    note = f" ({experts.note})" if experts.note else ""
+    if not experts.together:
+        return f"{said}; the index decides{note}"
+    decided = answer.decision if answer.individual is None else f"{answer.decision} {answer.individual}"
+    return (
+        f"{said}; together: {decided} (a match takes {experts.threshold:.1%}, "
+        f"measured on {experts.strangers} strangers){note}"
+    )
 
 
 def _told_of(limits: "Limits", fpir: float) -> str:

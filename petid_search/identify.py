@@ -1,6 +1,7 @@
 """Who is on a probe: candidates, best first, and a decision that may be that nobody known is."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from petid_search.calibrate import Limits, Source, speaking, speaking_of_pairs
+from petid_search.calibrate import Source, Together, speaking, speaking_of_pairs, speaking_together
+from petid_search.calibrate.combined import probability_of
 from petid_search.embed import Embedded, Unreadable, embed_photos
 from petid_search.errors import GalleryError
 from petid_search.index.gallery import Gallery
@@ -17,6 +19,8 @@ from petid_search.index.search import Hit
 from petid_search.models.runtime import Embedder
 
 _BATCH: Final = 32
+_FIRST_LOOK: Final = 8
+"""How many individuals each expert offers first; both offer more until nobody left out can come first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,8 @@ class Candidate:
     Attributes:
         individual: its name.
         similarity: cosine, in [-1, 1].
-        probability: that it is the probe's, in (0, 1), were half of all probes mated; None without calibration.
+        probability: that it is the probe's, in [0, 1], were half of all probes mated; by index and classifier together
+            where they decide so, else by the similarity; None without calibration.
         photo: the photo of it most like the probe, where it was when it was enrolled.
         file: where that photo's bytes are now.
         classifier_score: the classifier's score for it, in [0, 1]; None where the model has no classifier, or was not
@@ -42,6 +47,32 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Experts:
+    """What index and classifier say of a probe, each by itself, and whether they decide together.
+
+    Attributes:
+        index: the individual that is most similar.
+        similarity: of that individual.
+        classifier: the class of the highest score, enrolled or not.
+        score: of that class, in [0, 1].
+        together: whether order, probabilities and decision are by both; else they are by the index alone.
+        threshold: the probability from which on a candidate that both know is a match; None where they do not decide
+            together.
+        strangers: how many individuals that threshold was measured on; 0 without one.
+        note: why they do not decide together, or of whom they do not; else empty.
+    """
+
+    index: str
+    similarity: float
+    classifier: str
+    score: float
+    together: bool
+    threshold: float | None
+    strangers: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
 class Identification:
     """The answer for one probe.
 
@@ -52,9 +83,10 @@ class Identification:
         individual: the name, where the decision is a match.
         similarity: of the first candidate.
         probability: of the first candidate.
-        threshold: from which on a candidate is a match; None where the gallery is too small to state one.
+        threshold: the similarity from which on a candidate is a match, unless index and classifier decide of it
+            together; None where the gallery is too small to state one.
         fpir: the share of strangers that the threshold lets be called by a name.
-        candidates: the individuals most like the probe, best first.
+        candidates: the individuals most like the probe, best first; by both experts where these decide together.
         model: name of the model.
         gallery_size: individuals in the gallery, N.
         calibration: whose threshold and probabilities these are: `gallery`, measured on its own photos, or `model`,
@@ -63,6 +95,7 @@ class Identification:
         calibrated_on: how many individuals the threshold was measured on; 0 without one.
         note: why there is no threshold, or no `unknown`, that the gallery has grown since they were measured, or that
             the model's calibration speaks; else empty.
+        experts: what index and classifier each say; None where the model has no classifier or nobody is enrolled.
     """
 
     photo: Path
@@ -78,6 +111,11 @@ class Identification:
     calibration: Source | None
     calibrated_on: int
     note: str
+    experts: Experts | None
+
+    def is_of_both(self, candidate: Candidate) -> bool:
+        """Whether index and classifier decide of a candidate together."""
+        return self.experts is not None and self.experts.together and candidate.classifier_score is not None
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; paths become text."""
@@ -213,12 +251,8 @@ def compare(
         GalleryError: nobody of that name is enrolled.
         ModelMismatch: the gallery holds embeddings of another model.
     """
-    model = gallery.require_model(embedder.name, embedder.fingerprint)
-    photos = np.fromiter((photo.id for photo in gallery.photos(individual)), np.int64)
-    hit = gallery.index.compare(probe, photos, model=model)
-    known = {} if scores is None else dict(zip(embedder.classes, scores.tolist(), strict=True))
-    limits = speaking(gallery, embedder.bundle.card, fpir)
-    return _candidate(hit, gallery, limits, known)
+    judge = _Judge(gallery, embedder, 1, fpir)
+    return judge.candidate(judge.compare(probe, individual), _by_class(embedder.classes, scores))
 
 
 class _Judge:
@@ -234,33 +268,54 @@ class _Judge:
         with suppress(GalleryError):  # who may only read the gallery can search it all the same
             gallery.index.save()
         self._limits = speaking(gallery, embedder.bundle.card, fpir)
+        self._together, self._why_not = speaking_together(gallery, embedder.bundle.card, fpir)
+        self._enrolled: Set[str] = frozenset()
 
     def decide(self, batch: list[Embedded | Unreadable]) -> Iterator[Identification | Unreadable]:
         vectors = [result.vector for result in batch if isinstance(result, Embedded)]
         probes: NDArray[np.float32] = np.stack(vectors) if vectors else np.empty((0, self._model.dimension), np.float32)
         # What a search found must still be there when it is looked up.
         with self._gallery.records.read():
-            found = iter(self._gallery.index.search(probes, self._top, model=self._model) if vectors else [])
+            look = self._top if self._together is None else max(self._top, _FIRST_LOOK)
+            if self._together is not None:
+                self._enrolled = self._gallery.individuals().keys()
+            found = iter(self._search(probes, look) if vectors else [])
             answers = [
                 self._decide(result, next(found)) if isinstance(result, Embedded) else result for result in batch
             ]
         yield from answers
 
+    def compare(self, probe: NDArray[np.float32], individual: str) -> Hit:
+        """One individual, as if it had been found for a probe."""
+        photos = np.fromiter((photo.id for photo in self._gallery.photos(individual)), np.int64)
+        return self._gallery.index.compare(probe, photos, model=self._model)
+
+    def candidate(self, hit: Hit, scores: Mapping[str, float]) -> Candidate:
+        photo = self._gallery.photo(hit.photo_id)
+        score = scores.get(hit.individual)
+        if self._together is None:
+            probability = self._limits.probability(hit.similarity)
+        else:
+            probability = probability_of(self._together.weights.evidence_of(hit.similarity, score))
+        return Candidate(hit.individual, hit.similarity, probability, photo.source, photo.file, score)
+
+    def _search(self, probes: NDArray[np.float32], look: int) -> list[list[Hit]]:
+        return self._gallery.index.search(probes, look, model=self._model)
+
     def _decide(self, probe: Embedded, hits: list[Hit]) -> Identification:
-        scores = dict(zip(self._classes, probe.scores.tolist(), strict=True))
-        candidates = tuple(_candidate(hit, self._gallery, self._limits, scores) for hit in hits)
-        similarity = hits[0].similarity if hits else -1.0
+        scores = _by_class(self._classes, probe.scores)
+        experts = self._experts(hits, scores)
+        highest = hits[0].similarity if hits else -1.0
+        if self._together is not None:
+            hits = self._by_both(probe.vector, hits, scores, self._together)
+        candidates = tuple(self.candidate(hit, scores) for hit in hits[: self._top])
+        decision = self._decision(candidates[0], highest) if candidates else "unknown"
         limits = self._limits
-        decision: Literal["match", "uncertain", "unknown"] = "uncertain"
-        if not hits or (limits.threshold is not None and similarity < limits.lower):
-            decision = "unknown"
-        elif limits.threshold is not None and similarity >= limits.threshold:
-            decision = "match"
         return Identification(
             photo=probe.photo.path,
             decision=decision,
             individual=candidates[0].individual if decision == "match" else None,
-            similarity=similarity,
+            similarity=candidates[0].similarity if candidates else -1.0,
             probability=candidates[0].probability if candidates else None,
             threshold=limits.threshold,
             fpir=self._fpir,
@@ -270,19 +325,70 @@ class _Judge:
             calibration=limits.source,
             calibrated_on=limits.individuals,
             note=limits.note,
+            experts=experts,
+        )
+
+    def _decision(self, first: Candidate, highest: float) -> Literal["match", "uncertain", "unknown"]:
+        """What to say of the first candidate, where the most similar one has this similarity."""
+        limits, together = self._limits, self._together
+        is_under = limits.threshold is not None and highest < limits.lower
+        if together is not None and first.classifier_score is not None:
+            evidence = together.weights.evidence_of(first.similarity, first.classifier_score)
+            if evidence >= together.threshold:
+                return "match"
+            # The index's own lower threshold is that of such a gallery, whose photos may be fewer than those measured.
+            return "unknown" if is_under and evidence < together.lower else "uncertain"
+        if limits.threshold is not None and first.similarity >= limits.threshold:
+            return "match"
+        return "unknown" if is_under else "uncertain"
+
+    def _by_both(
+        self, probe: NDArray[np.float32], hits: list[Hit], scores: Mapping[str, float], together: Together
+    ) -> list[Hit]:
+        """Whom either expert offers, by the evidence of both; nobody who was not offered can come first.
+
+        Evidence falls with neither similarity nor score, so it is bounded by the lowest of either that was offered.
+        Source: Fagin, Lotem, Naor, "Optimal aggregation algorithms for middleware", PODS 2001 (threshold algorithm).
+        """
+
+        def evidence(hit: Hit) -> float:
+            return together.weights.evidence_of(hit.similarity, scores.get(hit.individual))
+
+        known = sorted(scores.keys() & self._enrolled, key=lambda name: (-scores[name], name))
+        look = max(self._top, _FIRST_LOOK)
+        while True:
+            offered = {hit.individual: hit for hit in hits}
+            offered |= {name: self.compare(probe, name) for name in known[:look] if name not in offered}
+            ranked = sorted(offered.values(), key=evidence, reverse=True)
+            if len(hits) < look:
+                return ranked
+            others: list[float | None] = [scores[known[look - 1]]] if look < len(known) else []
+            others += [None] if len(known) < len(self._enrolled) else []
+            bounds = (together.weights.evidence_of(hits[-1].similarity, score) for score in others)
+            if evidence(ranked[0]) >= max(bounds, default=-math.inf):
+                return ranked
+            look *= 4
+            hits = self._search(probe[None], look)[0]
+
+    def _experts(self, hits: list[Hit], scores: Mapping[str, float]) -> Experts | None:
+        if not hits or not scores:
+            return None
+        together = self._together
+        best = max(scores, key=scores.__getitem__)
+        return Experts(
+            index=hits[0].individual,
+            similarity=hits[0].similarity,
+            classifier=best,
+            score=scores[best],
+            together=together is not None,
+            threshold=None if together is None else probability_of(together.threshold),
+            strangers=0 if together is None else together.strangers,
+            note=self._why_not if together is None else together.note,
         )
 
 
-def _candidate(hit: Hit, gallery: Gallery, limits: Limits, scores: Mapping[str, float]) -> Candidate:
-    photo = gallery.photo(hit.photo_id)
-    return Candidate(
-        hit.individual,
-        hit.similarity,
-        limits.probability(hit.similarity),
-        photo.source,
-        photo.file,
-        scores.get(hit.individual),
-    )
+def _by_class(classes: tuple[str, ...], scores: NDArray[np.float32] | None) -> dict[str, float]:
+    return {} if scores is None else dict(zip(classes, scores.tolist(), strict=True))
 
 
 def _plain(value: Any) -> Any:

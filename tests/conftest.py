@@ -15,7 +15,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared photos and weights are not here")
 
 
-def write_small_model(folder: Path, name: str, *, seed: int, projection=None, classes=(), split=None):
+def write_small_model(folder: Path, name: str, *, seed: int, projection=None, classes=(), split=None, calibration=None):
     """A real bundle, made the real way, of a network small enough for every test.
 
     One strided convolution and a sine: random Fourier features, whose mean tells apart what colours a coat has. Classes
@@ -43,7 +43,8 @@ def write_small_model(folder: Path, name: str, *, seed: int, projection=None, cl
         images = [np.stack([draw_animal(int(one), 500 + photo, 32) for photo in range(3)]) for one in classes]
         means = [np.mean(model(those.astype(np.float32))["embedding"], axis=0) for those in images]
         model.get_layer("cosines").set_weights([np.stack(means, axis=1)])
-    return write_bundle(model, folder / name, name=name, head=head, classes=classes, split=split, **about)
+    about |= {"classes": classes, "split": split, "calibration": calibration}
+    return write_bundle(model, folder / name, name=name, head=head, **about)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from petid_search.calibrate.calibration import MISS, Calibration
 from petid_search.calibrate.carried import Carried
 from petid_search.calibrate.keeping import calibrate, current_calibration
 from petid_search.calibrate.promise import Promise
-from petid_search.calibrate.speaking import Limits, Source, speaking, speaking_of_pairs
+from petid_search.calibrate.speaking import Limits, Source, Together, speaking, speaking_of_pairs, speaking_together
 
 __all__ = [
     "MISS",
@@ -19,8 +19,10 @@ __all__ = [
     "Limits",
     "Promise",
     "Source",
+    "Together",
     "calibrate",
     "current_calibration",
     "speaking",
     "speaking_of_pairs",
+    "speaking_together",
 ]

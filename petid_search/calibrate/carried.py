@@ -14,16 +14,12 @@ from numpy.typing import NDArray
 from petid_search.calibrate.by_size import BySize, measure_by_size, upper_edges
 from petid_search.calibrate.calibration import MISS
 from petid_search.calibrate.probability import LEAST, ProbabilityMap
-from petid_search.calibrate.promise import grown, rounded_up, smallest
+from petid_search.calibrate.promise import grown, stated_rates
 from petid_search.errors import CalibrationError
 from petid_search.index.rule import RULE
 
 _FORMAT: Final = 1
 """Of the JSON values; other ones are not read, as if there were none."""
-_RATES: Final = (
-    *(0.0001, 0.0002, 0.0003, 0.0005, 0.0007, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.007),
-    *(0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5),
-)
 _KNOTS: Final = 49
 _TOLERANCE: Final = 1e-9
 _DIGITS: Final = 1e4
@@ -94,8 +90,7 @@ class Carried:
         from the same individuals, so that on average it may be (S + 1 + N/G)/(G + 1).
         """
         count = measured.individuals
-        least = rounded_up(smallest(count))
-        rates = sorted({rate for rate in (least, *_RATES) if least <= rate <= _RATES[-1]})
+        rates = stated_rates(count)
         reached = np.cumsum(measured.strangers[..., ::-1], axis=-1)[..., ::-1] * count
         edges = upper_edges()
         thresholds = np.full((*reached.shape[:2], len(rates)), -1.0)
@@ -109,7 +104,7 @@ class Carried:
             data,
             count,
             measured.photos,
-            tuple(rates),
+            rates,
             measured.sizes,
             tuple(round(one, 4) for one in measured.photos_each),
             np.ceil(thresholds * _DIGITS) / _DIGITS,

@@ -16,6 +16,10 @@ LEVEL: Final = 0.95
 _TAIL: Final = 0.2
 _TAIL_LEAST: Final = 10
 """The tail is fitted to this share of the individuals, and to so many at least."""
+_RATES: Final = (
+    *(0.0001, 0.0002, 0.0003, 0.0005, 0.0007, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.007),
+    *(0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5),
+)
 _TOLERANCE: Final = 1e-9
 
 
@@ -140,6 +144,12 @@ def rounded_up(rate: float) -> float:
     """The rate rounded up in its third digit, so that one can ask for what is printed."""
     digits = 10.0 ** (2 - np.floor(np.log10(rate)))
     return float(np.ceil(rate * digits - _TOLERANCE) / digits)
+
+
+def stated_rates(individuals: int) -> tuple[float, ...]:
+    """The rates that a model carries thresholds for, rising: from the smallest that so many can promise to a half."""
+    least = rounded_up(smallest(individuals))
+    return tuple(sorted({rate for rate in (least, *_RATES) if least <= rate <= _RATES[-1]}))
 
 
 def threshold_of(

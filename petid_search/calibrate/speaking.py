@@ -7,6 +7,7 @@ from typing import Literal
 
 from petid_search.calibrate.calibration import Calibration
 from petid_search.calibrate.carried import Carried
+from petid_search.calibrate.combined import Combined, Weights
 from petid_search.calibrate.keeping import current_calibration, renewed_calibration
 from petid_search.errors import CalibrationError
 from petid_search.index.gallery import Gallery
@@ -37,6 +38,25 @@ class Limits:
     probability: Callable[[float], float | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Index and classifier as they decide together of the individuals that both know.
+
+    Attributes:
+        weights: what makes the evidence of a candidate.
+        threshold: the evidence from which on such a candidate is a match.
+        lower: the evidence under which a probe may be `unknown`; minus infinity where that cannot be stated.
+        strangers: how many individuals the threshold was measured on.
+        note: whom the classifier does not know, and that the index alone decides of; else empty.
+    """
+
+    weights: Weights
+    threshold: float
+    lower: float
+    strangers: int
+    note: str
+
+
 def speaking(gallery: Gallery, card: Card, fpir: float) -> Limits:
     """The limits for a wanted FPIR, in a gallery as it is now.
 
@@ -57,6 +77,37 @@ def speaking(gallery: Gallery, card: Card, fpir: float) -> Limits:
     if calibration is None or not size:
         return own
     return _together(own, _carried(calibration, card.name, fpir, size, photos / size), card.name, "unknown")
+
+
+def speaking_together(gallery: Gallery, card: Card, fpir: float) -> tuple[Together | None, str]:
+    """How index and classifier decide together, and why they do not where they could: a note, or an empty one.
+
+    They do where a model carries how, since together they were no worse than the better of them when it was trained,
+    where its classifier knows somebody of an enrolled name, and where they can promise the FPIR asked for.
+
+    A stranger is called by a name that the classifier knows if the evidence reaches the threshold, and by another one
+    if the similarity reaches that of `speaking`. Each threshold holds the FPIR for a gallery of this size, and each
+    meets a part of it only; as FPIR grows with the individuals (see `promise.grown`), both parts make up no more than
+    what was asked for.
+
+    Args:
+        gallery: who is known.
+        card: that of its model.
+        fpir: in (0, 1).
+    """
+    combined = Combined.from_json((card.calibration or {}).get("combined"))
+    enrolled = gallery.individuals()
+    known = len(enrolled.keys() & set(card.classes))
+    if combined is None or not known:
+        return None, ""
+    size = len(enrolled)
+    try:
+        threshold = combined.threshold(fpir, size=size, photos_each=sum(enrolled.values()) / size)
+    except CalibrationError as error:
+        return None, f"{error}; so the index decides alone"
+    lower = -math.inf if combined.lower is None else min(threshold, combined.lower)
+    note = f"the classifier knows {known} of {size} enrolled; of the others the index decides" if known < size else ""
+    return Together(combined.weights, threshold, lower, combined.individuals, note), ""
 
 
 def speaking_of_pairs(gallery: Gallery, card: Card, far: float) -> Limits:

@@ -80,9 +80,11 @@ class Explanation:
         return {**self.identification.to_json(), "border_share": self.border_share, "explained": explained}
 
     def short_of_threshold(self, candidate: Candidate) -> float | None:
-        """How much similarity a candidate lacks for a match; 0 if none, None where there is no threshold."""
-        threshold = self.identification.threshold
-        return None if threshold is None else max(0.0, threshold - candidate.similarity)
+        """How much similarity a candidate lacks for a match; 0 if none, None where that alone decides nothing."""
+        answer = self.identification
+        if answer.threshold is None or answer.is_of_both(candidate):
+            return None
+        return max(0.0, answer.threshold - candidate.similarity)
 
 
 def explain(

@@ -159,7 +159,8 @@ def _draw_bars(canvas: Canvas, explanation: Explanation) -> None:
     if answer.threshold is not None:
         at = left + round(_BAR * answer.threshold)
         canvas.pen(30).line((at, first - 4, at, canvas.top + 2), fill="#d1495b", width=3)
-        words = f"a match needs {answer.threshold:.2f}"
+        by_both = any(answer.is_of_both(candidate) for candidate in shown)
+        words = f"a match{' by similarity alone' if by_both else ''} needs {answer.threshold:.2f}"
         canvas.write((at - text.width(words, 15) / 2, canvas.top + 3), words, room=400)
         canvas.space(24)
 
@@ -213,6 +214,9 @@ def _verdict(answer: Identification) -> str:
 def _reason(explanation: Explanation) -> str:
     answer = explanation.identification
     best = answer.candidates[0]
+    if answer.experts is not None and answer.is_of_both(best):
+        said = f"similarity {best.similarity:.2f} to {best.individual}, classifier {best.classifier_score:.1%}"
+        return f"{said}: together {best.probability:.1%}; a match needs {answer.experts.threshold:.1%}"
     if answer.threshold is None:
         return f"{best.individual} is nearest; the gallery has too few photos to say what a match needs"
     whose = ", by the model's calibration" if answer.calibration == "model" else ""

@@ -25,6 +25,7 @@ from petid_search.train.batches import FeatureInputs, Inputs, PhotoInputs, ahead
 from petid_search.train.checkpoint import Checkpoint, Standing, Weights, load, save
 from petid_search.train.config import PATHS, Stage, TrainConfig
 from petid_search.train.distil import Before
+from petid_search.train.experts import compare_experts
 from petid_search.train.finishing import blend, fit_kept, plan_kept, set_beside, with_mirror
 from petid_search.train.freezing import first_frozen, freeze, unfold
 from petid_search.train.loop import StageRun, Step
@@ -435,7 +436,7 @@ class _Run:
             self.model.set_weights(rounded(self.model.get_weights()))
         material, kept = self.material, self.material.kept
         figures: dict[str, float] = {}
-        classified = None
+        classified = stage = None
         if "scores" in self.model.output and len(kept.validation):
             stage = self._stage(len(self.config.plan) - 1, self.config.plan[-1], learns=False)
             figures = stage.measure()
@@ -447,6 +448,10 @@ class _Run:
             figures |= retrieval(embeddings, kept)
         self._log(classified, embeddings)
         calibration = self._calibration(embeddings)
+        experts: dict[str, Any] = {}
+        if calibration is not None and stage is not None and len(kept.validation) and self.config.keep_classifier:
+            combined, experts["experts"] = compare_experts(stage.answer, material, self.watch.doing)
+            calibration["combined"] = combined and combined.to_json()
         run = {
             "model": folder.name,
             "recipe": self.config.to_json(),
@@ -459,6 +464,7 @@ class _Run:
             "known_before": asdict(self.known),
             "figures": figures,
             "before": self.standing.before,
+            **experts,
             "seconds": time.monotonic() - started,
         }
         if "mAP" in figures and figures["mAP"] < self.standing.before.get("mAP", 0.0):
@@ -471,7 +477,7 @@ class _Run:
         )
         # The cache first, which makes room; a training that is broken off from here on makes what it needs of it again.
         clear(self.output / CACHE)
-        bundle = self._write_bundle(folder, figures, calibration)
+        bundle = self._write_bundle(folder, figures | experts, calibration)
         (self.output / CHECKPOINT_FILE).unlink(missing_ok=True)
         return Trained(bundle, self.output, report)
 
@@ -546,7 +552,7 @@ class _Run:
                     _thumbnails(material.decoded, shown),
                 )
 
-    def _write_bundle(self, into: Path, figures: Mapping[str, float], calibration: Mapping[str, Any] | None) -> Bundle:
+    def _write_bundle(self, into: Path, figures: Mapping[str, Any], calibration: Mapping[str, Any] | None) -> Bundle:
         import keras
 
         from petid_search.models.heads import create_model
