@@ -271,6 +271,22 @@ def test_a_gallery_speaks_for_itself_from_the_fpir_on_that_it_can_promise(galler
     assert beyond.threshold == carried.threshold(0.01, size=30, photos_each=3.0)
 
 
+def test_a_lower_fpir_never_has_a_lower_threshold_though_another_states_it(gallery, carried):
+    owners, vectors = draw_herd(30, 3, seed=9)
+    vectors = to_unit(vectors + 0.9 * vectors.mean(axis=0) / np.linalg.norm(vectors.mean(axis=0)))  # much alike
+    fill(gallery, owners, vectors)
+    rates = (0.2, 0.1, 0.05, 0.034, 0.02, 0.01, 0.007)
+    limits = [speaking(gallery, card(carried), fpir) for fpir in rates]
+    assert {one.source for one in limits} == {"gallery", "model"}
+    thresholds = [one.threshold for one in limits]
+    assert thresholds == sorted(thresholds)
+    own = current_calibration(gallery)
+    least = own.threshold(own.smallest_fpir())
+    assert carried.threshold(0.02, size=30, photos_each=3.0) < least
+    assert limits[-3].threshold == least
+    assert f"raised to {least:.3f}, which your animals need for FPIR 0.0323 already" in limits[-3].note
+
+
 def test_where_only_single_photos_are_enrolled_the_model_tells_what_is_unknown(gallery, carried):
     owners, vectors = draw_herd(30, 1, seed=10)
     fill(gallery, owners, vectors)

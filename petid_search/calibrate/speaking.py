@@ -76,7 +76,8 @@ def speaking(gallery: Gallery, card: Card, fpir: float) -> Limits:
     calibration = Carried.from_json(card.calibration)
     if calibration is None or not size:
         return own
-    return _together(own, _carried(calibration, card.name, fpir, size, photos / size), card.name, "unknown")
+    limits = _together(own, _carried(calibration, card.name, fpir, size, photos / size), card.name, "unknown")
+    return _not_below(limits, current_calibration(gallery), fpir, size) if limits.source == "model" else limits
 
 
 def speaking_together(gallery: Gallery, card: Card, fpir: float) -> tuple[Together | None, str]:
@@ -148,6 +149,22 @@ def _together(own: Limits, theirs: Limits, model: str, other: str) -> Limits:
         note=f"{own.note}; so `{other}` goes by the calibration that model {model} carries",
         probability=_first_of(own, theirs),
     )
+
+
+def _not_below(limits: Limits, calibration: Calibration, fpir: float, size: int) -> Limits:
+    """A model's limits, raised to what the gallery itself needs for the lowest FPIR that it can promise.
+
+    Fewer strangers cannot be let through by a lower threshold, whoever states it.
+    """
+    try:
+        smallest = calibration.smallest_fpir(size)
+        least = calibration.threshold(smallest, size=size)
+    except CalibrationError:
+        return limits
+    if limits.threshold is None or smallest <= fpir or least <= limits.threshold:
+        return limits
+    raised = f"raised to {least:.3f}, which your animals need for FPIR {smallest:.3g} already"
+    return replace(limits, threshold=least, note=f"{limits.note}; {raised}")
 
 
 def _own(gallery: Gallery, fpir: float, size: int) -> Limits:
