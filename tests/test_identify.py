@@ -177,7 +177,9 @@ def test_the_classifiers_score_stands_beside_candidates_that_it_knows(gallery, f
 def test_identify_prints_the_classifiers_score_where_there_is_one(gallery, five, petid, take_photos, take_photo):
     list(enroll(gallery, plan_enrolment([take_photos(6, 2)]).photos, five))
     done = petid("identify", take_photo(5, 99), "--gallery", gallery.folder, "--top", 6)
-    told = {re.search(r"  (\d)  [(/]", line)[1]: "  (classifier " in line for line in done.stdout.splitlines()[1:]}
+    *candidates, by_whom = done.stdout.splitlines()[1:]
+    told = {re.search(r"  (\d)  [(/]", line)[1]: "  (classifier " in line for line in candidates}
+    assert by_whom.startswith("      index")
     assert told == {"0": False, "1": False, "2": False, "3": False, "4": True, "5": True}
 
 

@@ -16,7 +16,7 @@ from petid_search.models.bundle import Bundle
 from petid_search.models.runtime import Embedder
 
 CLASSES = ("4", "5", "6", "7", "8")
-WEIGHTS = Weights(both=(-4.0, 10.0, 2.0), alone=(-4.5, 10.0))
+WEIGHTS = Weights(both=(-4.0, 10.0, 2.0), alone=(0.0, 10.0))
 
 
 def combined(weights=WEIGHTS, *, threshold=0.0, lower=-1.0, size=40):
