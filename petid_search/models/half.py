@@ -105,7 +105,11 @@ def halve_keras_file(file: Path) -> None:
             values = item[()]
             half = as_half(values)
             stored = values if half is None else half
-            packed = {"chunks": stored.shape, "compression": "gzip", "shuffle": True} if stored.size > 1 else {}
+            packed = (
+                {"chunks": stored.shape, "compression": "gzip", "compression_opts": 9, "shuffle": True}
+                if stored.size > 1
+                else {}
+            )
             target.create_dataset(name, data=stored, **packed)
 
         target.attrs.update(source.attrs)

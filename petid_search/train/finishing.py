@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from petid_search.errors import RecipeError
 from petid_search.models.architecture import Head, Kept
 from petid_search.models.copying import LayerWeights, bottleneck
+from petid_search.models.half import in_whole_numbers
 from petid_search.train.config import TrainConfig
 from petid_search.train.freezing import first_frozen
 
@@ -118,6 +119,20 @@ def with_mirror(model: "keras.Model", network: "keras.Model", head: Head, classe
     result = create_model(network, mirrored, classes)
     copy_weights(model, result)
     return result, mirrored
+
+
+def compact(model: "keras.Model", network: "keras.Model", kept: Kept) -> None:
+    """Let what never learns again take 8 bits where it came from as many: what is kept, and what it stands on.
+
+    Args:
+        model: with a head that keeps something.
+        network: its backbone, which shares its layers.
+        kept: what the head keeps.
+    """
+    import keras
+
+    for part in (model.get_layer("kept"), keras.Model(network.input, network.get_layer(kept.after).output)):
+        in_whole_numbers(part)
 
 
 def fit_kept(model: "keras.Model", head: Head, pooled: NDArray[np.float32], share: float) -> None:

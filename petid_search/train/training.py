@@ -18,7 +18,7 @@ from petid_search.models.architecture import Head, Kept
 from petid_search.models.backbones import BACKBONES, create_backbone
 from petid_search.models.bundle import Bundle, write_bundle
 from petid_search.models.copying import weights_by_layer
-from petid_search.models.half import in_whole_numbers, rounded
+from petid_search.models.half import rounded
 from petid_search.models.home import check_new_name, has_model, models_home, open_model
 from petid_search.train.augment import Augmentation, Augmenter
 from petid_search.train.batches import FeatureInputs, Inputs, PhotoInputs, ahead
@@ -26,7 +26,7 @@ from petid_search.train.checkpoint import Checkpoint, Standing, Weights, load, s
 from petid_search.train.config import PATHS, Stage, TrainConfig
 from petid_search.train.distil import Before
 from petid_search.train.experts import compare_experts
-from petid_search.train.finishing import blend, fit_kept, plan_kept, set_beside, with_mirror
+from petid_search.train.finishing import blend, compact, fit_kept, plan_kept, set_beside, with_mirror
 from petid_search.train.freezing import first_frozen, freeze, unfold
 from petid_search.train.loop import StageRun, Step
 from petid_search.train.material import Material, divide, gather, photos_folder
@@ -431,8 +431,8 @@ class _Run:
                 self.model, self.head = with_mirror(self.model, self.start.network, self.head, self._classes_now())
         # What is measured is what is stored.
         if self.config.half:
-            if self.kept is not None:
-                in_whole_numbers(self.model.get_layer("kept"))
+            if self.head.kept is not None:
+                compact(self.model, self.start.network, self.head.kept)
             self.model.set_weights(rounded(self.model.get_weights()))
         material, kept = self.material, self.material.kept
         figures: dict[str, float] = {}
