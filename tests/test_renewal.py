@@ -54,6 +54,12 @@ def assert_as_from_nothing(gallery):
     assert renewed.to_bytes() == anew.to_bytes()
 
 
+def show(gallery, scenes):
+    """Give photos, by hash, a picture; those of one scene are near-duplicates."""
+    pictures = {sha256: draw_scene(scene).convert("L").resize((32, 32)) for sha256, scene in scenes.items()}
+    Likeness(gallery).add({sha256: np.asarray(picture) for sha256, picture in pictures.items()})
+
+
 class Keeper:
     """Somebody who does to a gallery whatever can be done, at random."""
 
@@ -154,6 +160,18 @@ def test_after_one_photo_came_only_that_is_compared(herd, limits, met_anew):
     fill(herd, ["0"], unit_vectors(1, DIMENSION, seed=5), first=100)
     assert_as_from_nothing(herd)
     assert met_anew == []
+
+
+def test_a_probe_is_compared_again_when_all_have_gone_that_were_known_to_be_near_it(limits, herd):
+    """Only its near-duplicate is left of those that were kept: the next one has to be looked for."""
+    met = Meeting.from_bytes(herd.meeting_row(herd.model)["met"])
+    nearest = met.other.photos[0]
+    sha256 = {photo.id: photo.sha256 for photo in herd.photos()}
+    show(herd, {sha256[met.ids[0]]: 1, sha256[nearest[0]]: 1})
+    names = {photo.id: photo.individual for photo in herd.photos()}
+    for photo in nearest[1:].tolist():
+        herd.remove(names[photo], photo=sha256[photo])
+    assert_as_from_nothing(herd)
 
 
 @pytest.mark.parametrize("damage", ["cut short", "nothing", "another format", "an array less", "a probe less"])
