@@ -3,7 +3,7 @@
     python benchmarks/calibrate_scale.py [PHOTOS…]
 
 Synthetic embeddings as in gallery_scale.py: 512 numbers, five photos an individual. Renewals and measurements from
-nothing take turns, so that both see the same load of the machine.
+nothing take turns. Processor time is told, with OPENBLAS_NUM_THREADS=1 about that of one core.
 """
 
 import statistics
@@ -24,12 +24,12 @@ NEWS, TURNS = 10, 3
 
 
 def seconds(action: Callable[[], object], times: int = 3) -> float:
-    """Median duration of an action."""
+    """Median processor time of an action, which depends less than its duration on what else the machine does."""
     durations = []
     for _ in range(times):
-        started = time.perf_counter()
+        started = time.process_time()
         action()
-        durations.append(time.perf_counter() - started)
+        durations.append(time.process_time() - started)
     return statistics.median(durations)
 
 
