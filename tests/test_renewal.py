@@ -93,7 +93,7 @@ class Keeper:
     def vectors(self, photos):
         """Of a photo by the present model; some photos are equally similar to others."""
         other = self.model != MODEL
-        return np.stack([to_unit(unit_vectors(1, DIMENSION, seed=photo // 5 + 1000 * other)[0]) for photo in photos])
+        return np.stack([to_unit(unit_vectors(1, DIMENSION, seed=photo // 8 + 1000 * other)[0]) for photo in photos])
 
     def remove(self):
         self.gallery.remove(self.name())
