@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from petid_search.calibrate.measure import choose_probes
+from petid_search.calibrate.meeting import choose_probes
 from petid_search.index.rule import similarity_by_individual
 
 BINS: Final = 8193

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petid_search.calibrate.combined import Combined, Weights
-from petid_search.calibrate.measure import choose_probes
+from petid_search.calibrate.meeting import choose_probes
 from petid_search.calibrate.probability import LEAST
 from petid_search.calibrate.promise import smallest
 from petid_search.index.rule import similarity_by_individual

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from petid_search.calibrate.calibration import Calibration
-from petid_search.calibrate.measure import measure
+from petid_search.calibrate.measure import samples_of
+from petid_search.calibrate.meeting import Meeting, meet, renew
 from petid_search.errors import GalleryError
 from petid_search.index.gallery import Gallery
 from petid_search.index.records import GalleryModel
@@ -42,39 +44,57 @@ def renewed_calibration(gallery: Gallery) -> Calibration:
     Raises:
         GalleryError: nothing is enrolled.
     """
-    calibration, generation = _measured(gallery)
+    measured = _measured(gallery)
     with suppress(GalleryError):
-        _keep(gallery, calibration, generation)
-    return calibration
+        _keep(gallery, measured)
+    return measured.calibration
 
 
 def calibrate(gallery: Gallery) -> Calibration:
     """Make the gallery's calibration anew, from at most 2,000 of its photos as probes, and store it.
 
-    Time and memory are bounded by the probes, not squared in the gallery. The same gallery gives the same result.
+    Only what has changed since the last time is compared. Time and memory are bounded by the probes, not squared in the
+    gallery. The same gallery gives the same result, whatever was there before.
 
     Raises:
         GalleryError: nothing is enrolled, or the gallery cannot be written.
     """
-    calibration, generation = _measured(gallery)
-    _keep(gallery, calibration, generation)
-    return calibration
+    measured = _measured(gallery)
+    _keep(gallery, measured)
+    return measured.calibration
 
 
-def _measured(gallery: Gallery) -> tuple[Calibration, int]:
-    _model_of(gallery)
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """A calibration, what it is made of, and of which model and generation."""
+
+    calibration: Calibration
+    met: Meeting
+    model: GalleryModel
+    generation: int
+
+
+def _measured(gallery: Gallery) -> _Measured:
     with gallery.records.read():
-        return Calibration.of(measure(_GalleryPhotos(gallery))), gallery.generation
+        model, generation, photos = _model_of(gallery), gallery.generation, _GalleryPhotos(gallery)
+        row, met = gallery.meeting_row(model), None
+        if row is not None and row["rule"] == RULE and row["generation"] <= generation:
+            before = Meeting.from_bytes(row["met"])
+            met = None if before is None else renew(before, photos, gallery.changed(row["generation"]))
+        met = met or meet(photos)
+        return _Measured(Calibration.of(samples_of(met, photos)), met, model, generation)
 
 
-def _keep(gallery: Gallery, calibration: Calibration, generation: int) -> None:
+def _keep(gallery: Gallery, measured: _Measured) -> None:
+    calibration, generation = measured.calibration, measured.generation
     gallery.save_calibration(
-        _model_of(gallery),
+        measured.model,
         rule=RULE,
         generation=generation,
         photos=calibration.samples.photos,
         samples=calibration.to_bytes(),
     )
+    gallery.save_meeting(measured.model, rule=RULE, generation=generation, met=measured.met.to_bytes())
 
 
 def _model_of(gallery: Gallery) -> GalleryModel:

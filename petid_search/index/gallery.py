@@ -345,7 +345,7 @@ class Gallery:
                 "DELETE FROM individuals WHERE id NOT IN (SELECT individual_id FROM photos) "
                 "AND (moved_to IS NULL OR moved_to NOT IN (SELECT id FROM individuals))"
             )
-            for table in ("vector_files", "calibrations"):
+            for table in ("vector_files", "calibrations", "meetings"):
                 self.records.db.execute(f"DELETE FROM {table} WHERE model_id NOT IN (SELECT model_id FROM embeddings)")
             # A FAISS file from before would not learn of the deleted rows from what changed since.
             self.records.db.execute("UPDATE state SET value = ? WHERE key = 'purged'", [generation])
@@ -506,12 +506,13 @@ class Gallery:
 
     def switch_model(self, model: GalleryModel) -> bool:
         """Make another model the gallery's, in one transaction, if it has embedded every photo; else False."""
-        with self.records.write():
+        with self.records.write() as generation:
             if self.count_without_embedding(model):
                 return False
             if self.model == model:
                 return True
             self.records.db.execute("INSERT OR REPLACE INTO state (key, value) VALUES ('model', ?)", [model.id])
+            self.records.db.execute("INSERT OR REPLACE INTO state (key, value) VALUES ('switched', ?)", [generation])
             self._begin(f"reindex with {model.name!r}")
             return True
 
@@ -520,6 +521,24 @@ class Gallery:
     def calibration_row(self, model: GalleryModel) -> dict[str, Any] | None:
         """What was stored by `save_calibration` for a model, or None."""
         return next(self.records.rows("SELECT * FROM calibrations WHERE model_id = ?", [model.id]), None)
+
+    def meeting_row(self, model: GalleryModel) -> dict[str, Any] | None:
+        """What was stored by `save_meeting` for a model, or None.
+
+        One of before the gallery's model was switched is of no use: `changed` does not tell of the embeddings by a
+        model that came while it was not the gallery's.
+        """
+        since = self.records.state("switched") or 0
+        rows = self.records.rows("SELECT * FROM meetings WHERE model_id = ? AND generation >= ?", [model.id, since])
+        return next(rows, None)
+
+    def changed(self, generation: int) -> NDArray[np.int64]:
+        """Ids of the photos that were enrolled, removed, given to another individual or embedded anew since then.
+
+        Those that were removed and purged since are not among them.
+        """
+        rows = self.records.select("SELECT id FROM photos WHERE changed > ?", [generation])
+        return np.fromiter((row[0] for row in rows), np.int64)
 
     def count_changed(self, generation: int) -> int:
         """How many photos were enrolled, removed or given to another individual since a generation."""
@@ -538,6 +557,13 @@ class Gallery:
                     "samples": samples,
                 },
                 pk="model_id",
+            )
+
+    def save_meeting(self, model: GalleryModel, *, rule: str, generation: int, met: bytes) -> None:
+        """Keep what the probes of a calibration met, under this rule and at this generation."""
+        with self.records.write(changes=False):
+            self.records.db.table("meetings").upsert(
+                {"model_id": model.id, "rule": rule, "generation": generation, "met": met}, pk="model_id"
             )
 
     # Inside

@@ -194,3 +194,14 @@ def m005_signatures(db: Database) -> None:
         not_null={"photo_id", "way", "vector"},
     )
     db.table("signatures").create_index(["photo_id"], unique=True)
+
+
+@migrations()
+def m006_meetings(db: Database) -> None:
+    """What the probes of a calibration met, so that only changes have to be compared; derived, and may be lost."""
+    db.table("meetings").create(
+        {"model_id": int, "rule": str, "generation": int, "met": bytes},
+        pk="model_id",
+        foreign_keys=[("model_id", "models", "id")],
+        not_null={"rule", "generation", "met"},
+    )
