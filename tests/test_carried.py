@@ -11,6 +11,7 @@ from test_calibrate import draw_herd
 
 from petid_search.calibrate import Carried, current_calibration, speaking, speaking_of_pairs
 from petid_search.calibrate.by_size import BINS, measure_by_size, upper_edges
+from petid_search.calibrate.promise import Strangers
 from petid_search.errors import CalibrationError
 from petid_search.models.bundle import Card
 
@@ -273,7 +274,7 @@ def test_a_gallery_speaks_for_itself_from_the_fpir_on_that_it_can_promise(galler
 
 def test_a_lower_fpir_never_has_a_lower_threshold_though_another_states_it(gallery, carried):
     owners, vectors = draw_herd(30, 3, seed=9)
-    vectors = to_unit(vectors + 0.9 * vectors.mean(axis=0) / np.linalg.norm(vectors.mean(axis=0)))  # much alike
+    vectors = to_unit(vectors + 0.3 * vectors.mean(axis=0) / np.linalg.norm(vectors.mean(axis=0)))  # much alike
     fill(gallery, owners, vectors)
     rates = (0.2, 0.1, 0.05, 0.034, 0.02, 0.01, 0.007)
     limits = [speaking(gallery, card(carried), fpir) for fpir in rates]
@@ -322,3 +323,35 @@ def test_enough_individuals_verify_by_themselves(gallery, carried):
     limits = speaking_of_pairs(gallery, card(carried), 0.05)
     assert (limits.source, limits.threshold) == ("gallery", own.verification_threshold(0.05))
     assert limits.lower == own.verification_lower_threshold(0.05)
+
+
+def of_another_kind(individuals, photos):
+    """Animals that the model finds much alike, as cats are to one that knows dogs."""
+    owners, vectors = draw_herd(individuals, photos, seed=21)
+    shared = vectors.mean(axis=0) / np.linalg.norm(vectors.mean(axis=0))
+    return owners, to_unit(vectors + 4 * shared)
+
+
+@pytest.mark.parametrize("individuals", [2, 3, 5, 30])
+def test_a_gallery_whose_animals_contradict_the_models_calibration_does_not_go_by_it(gallery, carried, individuals):
+    fill(gallery, *of_another_kind(individuals, 3))
+    for limits in (speaking(gallery, card(carried), 0.01), speaking_of_pairs(gallery, card(carried), 0.01)):
+        assert (limits.threshold, limits.lower, limits.source) == (None, -np.inf, None)
+        assert limits.note.endswith(
+            "the calibration that model dogs carries does not hold for such photos: "
+            f"by it {individuals} of your {individuals} animals would be taken for another"
+        )
+
+
+def test_galleries_of_the_models_own_kind_seldom_contradict_it(carried):
+    threshold = carried.threshold(0.01, size=9, photos_each=3.0)
+    refused = 0
+    for seed in range(200):
+        owners, vectors = draw_herd(10, 3, seed=1000 + seed)
+        similarities = vectors @ vectors.T
+        similarities[owners[:, None] == owners] = -1
+        highest, nearest = similarities.max(axis=1), owners[similarities.argmax(axis=1)]
+        order = np.argsort(highest)
+        strangers = Strangers(highest[order], owners[order].astype(np.int32), nearest[order].astype(np.int32))
+        refused += strangers.contradict(threshold, 0.01)
+    assert refused <= 10

@@ -4,6 +4,7 @@ Individuals count, and not photos: the photos of one rise and fall together. FPI
 play the stranger, of the share of its photos that reach the threshold.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -80,6 +81,19 @@ class Strangers:
     def weights(self) -> NDArray[np.float64]:
         """Of each probe: one over its individual's probes and over the individuals; their sum is 1."""
         return individual_weight(self.individual)
+
+    def contradict(self, threshold: float, rate: float) -> bool:
+        """Whether so many reach a threshold that at most this share of strangers hardly does.
+
+        They would by chance in less than 2.5 of 100 galleries: a binomial test, in which two animals that may have
+        reached it because of each other count as one, as do the animals of the gallery.
+        """
+        from scipy.stats import binom
+
+        if self.count < 2:
+            return False
+        reached = math.floor(self.measured(threshold) * self.count / 2 + _TOLERANCE)
+        return bool(binom.sf(reached - 1, self.count // 2, rate) < (1 - LEVEL) / 2)
 
     def interval(self, threshold: float) -> tuple[float, float]:
         """What share of as many new strangers reaches the threshold: a prediction interval, in 95 of 100 cases.

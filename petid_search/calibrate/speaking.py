@@ -76,8 +76,12 @@ def speaking(gallery: Gallery, card: Card, fpir: float) -> Limits:
     calibration = Carried.from_json(card.calibration)
     if calibration is None or not size:
         return own
-    limits = _together(own, _carried(calibration, card.name, fpir, size, photos / size), card.name, "unknown")
-    return _not_below(limits, current_calibration(gallery), fpir, size) if limits.source == "model" else limits
+    measured = current_calibration(gallery)
+    theirs = _carried(calibration, card.name, fpir, size, photos / size)
+    if theirs.threshold is not None and measured.strangers.contradict(theirs.threshold, fpir):
+        theirs = _contradicted(card.name, measured, theirs.threshold)
+    limits = _together(own, theirs, card.name, "unknown")
+    return _not_below(limits, measured, fpir, size) if limits.source == "model" else limits
 
 
 def speaking_together(gallery: Gallery, card: Card, fpir: float) -> tuple[Together | None, str]:
@@ -132,7 +136,15 @@ def speaking_of_pairs(gallery: Gallery, card: Card, far: float) -> Limits:
     calibration = Carried.from_json(card.calibration)
     if calibration is None:
         return own
-    return _together(own, _carried(calibration, card.name, far, 1, 1.0), card.name, "different")
+    theirs = _carried(calibration, card.name, far, 1, 1.0)
+    size = measured.samples.gallery_size
+    try:
+        among = calibration.threshold(far, size=size, photos_each=max(1.0, measured.samples.photos / max(size, 1)))
+    except CalibrationError:
+        return _together(own, theirs, card.name, "different")
+    if measured.strangers.contradict(among, far):
+        theirs = _contradicted(card.name, measured, among)
+    return _together(own, theirs, card.name, "different")
 
 
 def _together(own: Limits, theirs: Limits, model: str, other: str) -> Limits:
@@ -149,6 +161,17 @@ def _together(own: Limits, theirs: Limits, model: str, other: str) -> Limits:
         note=f"{own.note}; so `{other}` goes by the calibration that model {model} carries",
         probability=_first_of(own, theirs),
     )
+
+
+def _contradicted(model: str, calibration: Calibration, threshold: float) -> Limits:
+    """A model's limits where the gallery's own animals show that they are of photos of another kind."""
+    count = calibration.strangers.count
+    taken = round(calibration.strangers.measured(threshold) * count)
+    note = (
+        f"the calibration that model {model} carries does not hold for such photos: by it {taken} of your {count} "
+        "animals would be taken for another"
+    )
+    return Limits(None, -math.inf, None, 0, note, lambda _: None)
 
 
 def _not_below(limits: Limits, calibration: Calibration, fpir: float, size: int) -> Limits:
