@@ -272,9 +272,10 @@ def test_a_gallery_speaks_for_itself_from_the_fpir_on_that_it_can_promise(galler
     assert beyond.threshold == carried.threshold(0.01, size=30, photos_each=3.0)
 
 
-def test_a_lower_fpir_never_has_a_lower_threshold_though_another_states_it(gallery, carried):
+def test_where_several_animals_need_it_a_lower_fpir_has_no_lower_threshold_though_another_states_it(gallery, carried):
     owners, vectors = draw_herd(30, 3, seed=9)
-    vectors = to_unit(vectors + 0.3 * vectors.mean(axis=0) / np.linalg.norm(vectors.mean(axis=0)))  # much alike
+    alike = owners < 3
+    vectors[alike] = to_unit(vectors[alike] + 6.0 * vectors[alike].mean(axis=0))
     fill(gallery, owners, vectors)
     rates = (0.2, 0.1, 0.05, 0.034, 0.02, 0.01, 0.007)
     limits = [speaking(gallery, card(carried), fpir) for fpir in rates]
@@ -286,6 +287,17 @@ def test_a_lower_fpir_never_has_a_lower_threshold_though_another_states_it(galle
     assert carried.threshold(0.02, size=30, photos_each=3.0) < least
     assert limits[-3].threshold == least
     assert f"raised to {least:.3f}, which your animals need for FPIR 0.0323 already" in limits[-3].note
+
+
+def test_one_animal_under_two_names_raises_the_threshold_of_nobody(gallery, carried):
+    owners, vectors = draw_herd(10, 4, seed=9)
+    owners[2:4] = 99  # two of the first one's four photos
+    vectors[2:4] = to_unit(vectors[:2] + 0.1 * unit_vectors(2, vectors.shape[1]))
+    fill(gallery, owners, vectors)
+    limits = speaking(gallery, card(carried), 0.01)
+    own = current_calibration(gallery)
+    assert own.threshold(own.smallest_fpir()) > limits.threshold
+    assert (limits.source, limits.threshold) == ("model", carried.threshold(0.01, size=11, photos_each=40 / 11))
 
 
 def test_where_only_single_photos_are_enrolled_the_model_tells_what_is_unknown(gallery, carried):

@@ -157,6 +157,9 @@ def test_a_training_goes_on_from_a_model_that_keeps_and_what_it_keeps_stays(trai
         ({"keep": "conv_3_relu"}, r"another feature map there than at its end, which is \(6, 6\)"),
         ({"projection": 24}, "needs 48 photos to train on for 24 numbers, and there are 24"),
         ({"keep_classifier": True}, "add no-keep-classifier"),
+        ({"stages": (), "freeze": "all"}, r"the first \d+ layers never learn, it among them: freeze fewer"),
+        ({"stages": (), "freeze": "first-14"}, "the first 14 layers never learn"),
+        ({"projection": None, "loss": "categorical_crossentropy"}, "stands beside a projection: give one"),
     ],
 )
 def test_what_cannot_be_kept_is_told_before_anything_is_trained(trained, change, said):  # noqa: F811
@@ -176,6 +179,12 @@ def test_nothing_is_forgotten_until_the_network_changes(tiny):
     assert changed.shape == (5,)
     assert changed.min() > 0.01
     assert changed.max() <= 2
+
+
+def test_what_is_not_to_be_forgotten_is_the_start_also_where_a_stage_freezes_what_another_moved(trained):  # noqa: F811
+    stages = (Stage(epochs=2, freeze="none", learning_rate=0.01), Stage(epochs=1, freeze="first-11"))
+    history = measured(trained(stages=stages, distil=0.001, learning_rate=1e-9))
+    assert history[2]["forgotten_loss"] == pytest.approx(history[1]["forgotten_loss"], rel=0.3)
 
 
 def test_distilling_holds_the_features_near_to_what_they_were(trained):  # noqa: F811

@@ -249,9 +249,7 @@ def test_a_blend_lies_between_what_the_network_was_and_what_it_learnt(trained):
 
 def test_the_finished_model_takes_larger_photos_and_is_measured_on_them(trained, photos):
     same = trained("same")
-    told = []
-    larger = trained("larger", embed_size=64, watch=Watch(doing=lambda what, done, *_: told.append((what, done))))
-    assert told.count(("Passing photos through the backbone", len(read_manifest(photos)))) == 2, "features of each size"
+    larger = trained("larger", embed_size=64)
     assert not (larger.output / "cache").exists()
     with pytest.raises(RecipeError, match="leave out embed-size"):
         trained("flat", loss="categorical_crossentropy", pooling="flatten", projection=None, embed_size=64)

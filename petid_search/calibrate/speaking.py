@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 
 from petid_search.calibrate.calibration import Calibration
 from petid_search.calibrate.carried import Carried
@@ -14,6 +14,10 @@ from petid_search.index.gallery import Gallery
 from petid_search.models.bundle import Card
 
 Source = Literal["gallery", "model"]
+
+_BY_CHANCE: Final = 2.0
+"""So many of a small gallery's animals may reach a model's threshold for each other: one animal under two names, or
+twins, are no reason to raise it for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +76,11 @@ def speaking(gallery: Gallery, card: Card, fpir: float) -> Limits:
         GalleryError: nothing is enrolled.
     """
     size, photos = gallery.count_individuals(), gallery.count_photos()
-    own = _own(gallery, fpir, size)
+    measured = current_calibration(gallery)
+    own = _own(measured, gallery, fpir, size)
     calibration = Carried.from_json(card.calibration)
     if calibration is None or not size:
         return own
-    measured = current_calibration(gallery)
     theirs = _carried(calibration, card.name, fpir, size, photos / size)
     if theirs.threshold is not None and measured.strangers.contradict(theirs.threshold, fpir):
         theirs = _contradicted(card.name, measured, theirs.threshold)
@@ -186,12 +190,14 @@ def _not_below(limits: Limits, calibration: Calibration, fpir: float, size: int)
         return limits
     if limits.threshold is None or smallest <= fpir or least <= limits.threshold:
         return limits
+    strangers = calibration.strangers
+    if strangers.measured(limits.threshold) * strangers.count <= _BY_CHANCE:
+        return limits
     raised = f"raised to {least:.3f}, which your animals need for FPIR {smallest:.3g} already"
     return replace(limits, threshold=least, note=f"{limits.note}; {raised}")
 
 
-def _own(gallery: Gallery, fpir: float, size: int) -> Limits:
-    calibration = current_calibration(gallery)
+def _own(calibration: Calibration, gallery: Gallery, fpir: float, size: int) -> Limits:
     limits = _of_identification(calibration, fpir, size)
     if limits.lower == -math.inf and size > calibration.samples.gallery_size:
         # What was enough for fewer individuals may not be for those that have come since, and these tell as well.

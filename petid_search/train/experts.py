@@ -27,14 +27,20 @@ def compare_experts(
         doing: told of how far it is: what, how many photos are done, of how many.
     """
     kept, groups = material.kept, material.groups
-    places = np.concatenate([material.trained, kept.validation, kept.held_out])
-    answers = []
-    for first in range(0, len(places), _AT_ONCE):
-        answers.append(answer(places[first : first + _AT_ONCE]))
-        doing("Comparing index and classifier", min(first + _AT_ONCE, len(places)), len(places))
-    ends = np.cumsum([len(material.trained), len(kept.validation)])
-    enrolled, mated, strangers = np.split(np.concatenate([one["embedding"] for one in answers]), ends)
-    _, mated_scores, stranger_scores = np.split(np.concatenate([one["scores"] for one in answers]), ends)
+    parts = (material.trained, kept.validation, kept.held_out)
+    total, done = sum(map(len, parts)), 0
+    embeddings, scores = [], []
+    for part in parts:
+        answers = []
+        for first in range(0, len(part), _AT_ONCE):
+            told = answer(part[first : first + _AT_ONCE])
+            # Nobody asks for the scores of the photos trained on, which are many, of as many classes.
+            answers.append((told["embedding"], told["scores"] if part is not material.trained else told["scores"][:0]))
+            done += len(told["embedding"])
+            doing("Comparing index and classifier", done, total)
+        embeddings.append(np.concatenate([one for one, _ in answers]))
+        scores.append(np.concatenate([one for _, one in answers]))
+    (enrolled, mated, strangers), (_, mated_scores, stranger_scores) = embeddings, scores
     heard = Heard.of(
         (enrolled, material.labels[material.trained], groups[material.trained]),
         (mated, kept.labels, groups[kept.validation]),

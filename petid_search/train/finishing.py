@@ -37,6 +37,15 @@ def blend(network: "keras.Model", start: LayerWeights, share: float) -> None:
         layer.set_weights([share * learnt + (1 - share) * before for learnt, before in pairs])
 
 
+def frozen_throughout(network: "keras.Model", config: TrainConfig) -> int:
+    """How many of a network's first layers learn in none of a config's stages.
+
+    Raises:
+        RecipeError: the network has fewer layers than are to be frozen.
+    """
+    return min(first_frozen(network, stage.freeze) for stage in config.plan)
+
+
 def plan_kept(network: "keras.Model", config: TrainConfig, photos: int) -> Kept | None:
     """What a config keeps of a network, as a head describes it: as many numbers as those learnt, where it has them.
 
@@ -49,7 +58,8 @@ def plan_kept(network: "keras.Model", config: TrainConfig, photos: int) -> Kept 
         None where nothing is to be kept.
 
     Raises:
-        RecipeError: the network has no such layer, or there are too few photos.
+        RecipeError: the network has no such layer, none of what it stands on learns, there is no projection, or there
+            are too few photos.
     """
     if config.keep is None:
         return None
@@ -62,13 +72,20 @@ def plan_kept(network: "keras.Model", config: TrainConfig, photos: int) -> Kept 
         raise RecipeError(
             f"keep is {config.keep!r}, but {network.name} has {what}: take one such as {', '.join(fitting[:5])}."
         )
-    numbers = min(int(config.projection or shape[-1]), int(shape[-1]))
+    if config.projection is None:
+        raise RecipeError("keep stands beside a projection: give one, as in --projection 256.")
+    frozen = frozen_throughout(network, config)
+    if network.layers.index(layer) < frozen:
+        raise RecipeError(
+            f"keep is {config.keep!r}, but the first {frozen} layers never learn, it among them: freeze fewer, "
+            "or leave keep out."
+        )
+    numbers = min(config.projection, int(shape[-1]))
     if photos < 2 * numbers:
         raise RecipeError(
             f"keep needs {2 * numbers} photos to train on for {numbers} numbers, and there are {photos}: "
             "give more photos, a smaller projection, or leave it out."
         )
-    frozen = min(first_frozen(network, stage.freeze) for stage in config.plan)
     after = bottleneck(network, max(frozen, 1), upto=config.keep)
     return Kept(after=after, layer=config.keep, channels=int(shape[-1]), numbers=numbers)
 

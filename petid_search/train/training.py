@@ -26,8 +26,8 @@ from petid_search.train.checkpoint import Checkpoint, Standing, Weights, load, s
 from petid_search.train.config import PATHS, Stage, TrainConfig
 from petid_search.train.distil import Before
 from petid_search.train.experts import compare_experts
-from petid_search.train.finishing import blend, compact, fit_kept, plan_kept, set_beside, with_mirror
-from petid_search.train.freezing import first_frozen, freeze, unfold
+from petid_search.train.finishing import blend, compact, fit_kept, frozen_throughout, plan_kept, set_beside, with_mirror
+from petid_search.train.freezing import freeze, unfold
 from petid_search.train.loop import StageRun, Step
 from petid_search.train.material import Material, divide, gather, photos_folder
 from petid_search.train.network import Start, start_from
@@ -349,7 +349,7 @@ class _Run:
     def _forgotten(self) -> Any:
         """Of the model, what it has forgotten of each photo."""
         network = self.start.network
-        frozen = next(place for place, layer in enumerate(network.layers) if layer.trainable_weights)
+        frozen = frozen_throughout(network, self.config)  # what no stage has moved
         with self.strategy.scope():
             before = Before(network, self.start_weights, self.objective.head.pooling, frozen)
         centre = before.centre(self._some_photos())
@@ -615,7 +615,7 @@ def _check_kept(start: Start, config: TrainConfig) -> None:
         raise RecipeError(f"{config.backbone} keeps features of {start.kept.layer} already: leave out keep.")
     layers = [layer.name for layer in start.network.layers]
     least = layers.index(start.kept.after) + 1
-    if min(first_frozen(start.network, stage.freeze) for stage in config.plan) < least:
+    if frozen_throughout(start.network, config) < least:
         raise RecipeError(
             f"{config.backbone} keeps features that stand on its first {least} layers, which must not learn: "
             f"let freeze be first-{least} or more."
