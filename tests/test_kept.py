@@ -159,6 +159,7 @@ def test_a_training_goes_on_from_a_model_that_keeps_and_what_it_keeps_stays(trai
         ({"keep_classifier": True}, "add no-keep-classifier"),
         ({"stages": (), "freeze": "all"}, r"the first \d+ layers never learn, it among them: freeze fewer"),
         ({"stages": (), "freeze": "first-14"}, "the first 14 layers never learn"),
+        ({"stages": (), "distil": 1.0}, "distil is for layers that learn, and all are frozen"),
         ({"projection": None, "loss": "categorical_crossentropy"}, "stands beside a projection: give one"),
     ],
 )

@@ -174,6 +174,8 @@ class TrainConfig:
             raise RecipeError("What flattens takes photos of the size trained at only: leave out embed-size.")
         if self.blend < 1 and not self.freeze_norm:
             raise RecipeError("blend mixes weights, which normalisation must not have moved: add freeze-norm.")
+        if self.distil and all(stage.freeze == "all" for stage in self.plan):
+            raise RecipeError("distil is for layers that learn, and all are frozen: freeze fewer, or leave it out.")
         if self.keep is not None and (self.keep_classifier or self.pooling == "flatten"):
             raise RecipeError(
                 "keep changes the embedding, which the classifier was trained on: add no-keep-classifier."
