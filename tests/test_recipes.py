@@ -495,11 +495,11 @@ def test_the_recipe_of_petid_dogs_trains_a_model_that_enrolls_and_identifies(pet
 
     trained = json.loads(
         petid("train", "photos", "--recipe", used, "--weights", "random", "--size", 64, "--embed-size", 96,
-              "--projection", 8, "--name", "m", "--json")
+              "--projection", 6, "--name", "m", "--json")
     )  # fmt: skip
     assert 0 <= trained["mAP"] <= 1
     card = json.loads(petid("models", "show", "m", "--json"))
-    assert (card["input_size"], card["classes"], card["dimension"]) == (96, [], 16)
+    assert (card["input_size"], card["classes"], card["dimension"]) == (96, [], 12)
     assert card["head"]["kept"]["after"] == "block_5_add"  # the last layer of those frozen that all others stand on
     petid("enroll", "photos/cat-0", "--model", "m")
     (answer,) = map(json.loads, petid("identify", "photos/cat-0/0.png", "--json").splitlines())
