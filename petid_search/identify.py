@@ -31,7 +31,8 @@ class Candidate:
         individual: its name.
         similarity: cosine, in [-1, 1].
         probability: that it is the probe's, in [0, 1], were half of all probes mated; by index and classifier together
-            where they decide so, else by the similarity; None without calibration.
+            where they decide so, else by the similarity; None without calibration, or where the model carries one that
+            does not hold for the two photos.
         photo: the photo of it most like the probe, where it was when it was enrolled.
         file: where that photo's bytes are now.
         classifier_score: the classifier's score for it, in [0, 1]; None where the model has no classifier, or was not
@@ -210,6 +211,8 @@ def verify(first: Path, second: Path, gallery: Gallery, embedder: Embedder, *, f
             vectors.append(result.vector)
     similarity = float(np.clip(vectors[0] @ vectors[1], -1.0, 1.0))
     limits = speaking_of_pairs(gallery, embedder.bundle.card, far)
+    if limits.threshold is not None and similarity >= limits.lower and not limits.hold_for(vectors[0], vectors[1]):
+        limits = limits.elsewhere(embedder.name, far)
     decision: Literal["match", "uncertain", "different"] = "uncertain"
     if limits.threshold is not None and similarity >= limits.threshold:
         decision = "match"
@@ -252,7 +255,7 @@ def compare(
         ModelMismatch: the gallery holds embeddings of another model.
     """
     judge = _Judge(gallery, embedder, 1, fpir)
-    return judge.candidate(judge.compare(probe, individual), _by_class(embedder.classes, scores))
+    return judge.candidate(probe, judge.compare(probe, individual), _by_class(embedder.classes, scores))
 
 
 class _Judge:
@@ -290,14 +293,23 @@ class _Judge:
         photos = np.fromiter((photo.id for photo in self._gallery.photos(individual)), np.int64)
         return self._gallery.index.compare(probe, photos, model=self._model)
 
-    def candidate(self, hit: Hit, scores: Mapping[str, float]) -> Candidate:
+    def candidate(self, probe: NDArray[np.float32], hit: Hit, scores: Mapping[str, float]) -> Candidate:
         photo = self._gallery.photo(hit.photo_id)
         score = scores.get(hit.individual)
         if self._together is None:
-            probability = self._limits.probability(hit.similarity)
+            probability = self._limits.probability(hit.similarity) if self._hold_for(probe, hit) else None
         else:
             probability = probability_of(self._together.weights.evidence_of(hit.similarity, score))
         return Candidate(hit.individual, hit.similarity, probability, photo.source, photo.file, score)
+
+    def _is_of_both(self, candidate: Candidate) -> bool:
+        return self._together is not None and candidate.classifier_score is not None
+
+    def _hold_for(self, probe: NDArray[np.float32], hit: Hit) -> bool:
+        """Whether the index's limits are of such photos as the probe and the one found for it."""
+        if self._limits.familiar is None:
+            return True
+        return self._limits.hold_for(probe, self._gallery.embeddings(np.array([hit.photo_id]))[0])
 
     def _search(self, probes: NDArray[np.float32], look: int) -> list[list[Hit]]:
         return self._gallery.index.search(probes, look, model=self._model)
@@ -308,9 +320,12 @@ class _Judge:
         highest = hits[0].similarity if hits else -1.0
         if self._together is not None:
             hits = self._by_both(probe.vector, hits, scores, self._together)
-        candidates = tuple(self.candidate(hit, scores) for hit in hits[: self._top])
+        candidates = tuple(self.candidate(probe.vector, hit, scores) for hit in hits[: self._top])
         decision = self._decision(candidates[0], highest) if candidates else "unknown"
         limits = self._limits
+        by_index = decision != "unknown" and not self._is_of_both(candidates[0])
+        if by_index and limits.threshold is not None and not self._hold_for(probe.vector, hits[0]):
+            decision, limits = "uncertain", limits.elsewhere(self._model.name, self._fpir)
         return Identification(
             photo=probe.photo.path,
             decision=decision,
@@ -332,7 +347,7 @@ class _Judge:
         """What to say of the first candidate, where the most similar one has this similarity."""
         limits, together = self._limits, self._together
         is_under = limits.threshold is not None and highest < limits.lower
-        if together is not None and first.classifier_score is not None:
+        if together is not None and self._is_of_both(first):
             evidence = together.weights.evidence_of(first.similarity, first.classifier_score)
             if evidence >= together.threshold:
                 return "match"

@@ -5,7 +5,7 @@ gallery that it is used for. It speaks where the gallery cannot yet speak for it
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from petid_search.calibrate.by_size import BySize, measure_by_size, upper_edges
 from petid_search.calibrate.calibration import MISS
+from petid_search.calibrate.familiar import Familiar
 from petid_search.calibrate.probability import LEAST, ProbabilityMap
 from petid_search.calibrate.promise import grown, stated_rates
 from petid_search.errors import CalibrationError
@@ -46,6 +47,7 @@ class Carried:
             photos.
         similarities: float64, (knots,), rising; none where there are too few probes for probabilities.
         probabilities: float64, (layers, sizes, knots), in (0, 1), were half of all probes mated.
+        familiar: of what kind the photos are; None where they are of too few individuals to tell.
     """
 
     data: str
@@ -58,6 +60,7 @@ class Carried:
     lower_thresholds: NDArray[np.float64] | None
     similarities: NDArray[np.float64]
     probabilities: NDArray[np.float64]
+    familiar: Familiar | None = None
 
     @classmethod
     def measure(
@@ -79,7 +82,8 @@ class Carried:
         Raises:
             ValueError: there is but one individual, or none.
         """
-        return cls.of(measure_by_size(embeddings, owners, groups), data=data)
+        carried = cls.of(measure_by_size(embeddings, owners, groups), data=data)
+        return replace(carried, familiar=Familiar.measure(embeddings, owners))
 
     @classmethod
     def of(cls, measured: BySize, *, data: str) -> Self:
@@ -173,6 +177,7 @@ class Carried:
             "lower_thresholds": None if self.lower_thresholds is None else self.lower_thresholds.tolist(),
             "similarities": self.similarities.tolist(),
             "probabilities": self.probabilities.tolist(),
+            "familiar": None if self.familiar is None else self.familiar.to_json(),
         }
 
     @classmethod
@@ -192,6 +197,7 @@ class Carried:
             None if lower is None else np.array(lower, np.float64),
             np.array(values["similarities"], np.float64),
             np.array(values["probabilities"], np.float64),
+            Familiar.from_json(values.get("familiar")),
         )
 
     def _between(self, table: NDArray[np.float64], size: int, photos_each: float) -> NDArray[np.float64]:

@@ -5,9 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from petid_search.calibrate.calibration import Calibration
 from petid_search.calibrate.carried import Carried
 from petid_search.calibrate.combined import Combined, Weights
+from petid_search.calibrate.familiar import Familiar
 from petid_search.calibrate.keeping import current_calibration, renewed_calibration
 from petid_search.errors import CalibrationError
 from petid_search.index.gallery import Gallery
@@ -32,6 +36,8 @@ class Limits:
         note: whatever there is to know of them; else empty.
         probability: from similarity to the probability that a candidate is the probe's individual, were half of all
             probes mated, in (0, 1); None where it cannot be told.
+        familiar: of what kind the photos are that all this was measured on, and for which alone it holds; None where
+            that is the gallery's own, or not known.
     """
 
     threshold: float | None
@@ -40,6 +46,19 @@ class Limits:
     individuals: int
     note: str
     probability: Callable[[float], float | None]
+    familiar: Familiar | None = None
+
+    def hold_for(self, one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
+        """Whether they hold for two photos, embeddings of (d,): whether these are of the kind measured."""
+        return self.familiar is None or self.familiar.holds(one, other)
+
+    def elsewhere(self, model: str, fpir: float) -> "Limits":
+        """What is left of the limits that a model carries where they do not hold: nothing but a note why."""
+        note = (
+            f"these two photos are of another kind than those of {self.individuals} individuals that the calibration "
+            f"carried by model {model} was measured on, so it does not hold; {_measured_on_yours(fpir)}"
+        )
+        return Limits(None, -math.inf, None, 0, note, lambda _: None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +173,9 @@ def speaking_of_pairs(gallery: Gallery, card: Card, far: float) -> Limits:
 def _together(own: Limits, theirs: Limits, model: str, other: str) -> Limits:
     """Who speaks of a gallery and its model; `other` is the decision under the lower threshold."""
     if own.threshold is None and theirs.threshold is None:
-        return replace(own, note=f"{own.note}; {theirs.note}", probability=_first_of(own, theirs))
+        familiar = theirs.familiar if own.probability(0.0) is None else None
+        note = f"{own.note}; {theirs.note}"
+        return replace(own, note=note, probability=_first_of(own, theirs), familiar=familiar)
     if own.threshold is None:
         return replace(theirs, probability=_first_of(theirs, own))
     if own.lower > -math.inf or theirs.lower == -math.inf:
@@ -239,11 +260,11 @@ def _carried(calibration: Carried, model: str, fpir: float, size: int, photos_ea
         threshold = calibration.threshold(fpir, size=size, photos_each=photos_each)
     except CalibrationError as error:
         lower = calibration.lower_threshold(photos_each=photos_each)
-        return Limits(None, -math.inf if lower is None else lower, None, 0, str(error), probability)
-    needed = math.ceil(1 / fpir - 1e-9) - 1
+        floor = -math.inf if lower is None else lower
+        return Limits(None, floor, None, 0, str(error), probability, calibration.familiar)
     note = (
         f"carried by model {model}, measured on {calibration.individuals} individuals of {calibration.data}: it holds "
-        f"for such photos; with {needed} animals or more, `petid calibrate` measures it on yours"
+        f"for such photos; {_measured_on_yours(fpir)}"
     )
     rate = calibration.rate_when_measured(fpir, size=size, photos_each=photos_each)
     if rate < fpir:
@@ -252,7 +273,13 @@ def _carried(calibration: Carried, model: str, fpir: float, size: int, photos_ea
     if lower is None:
         lower = -math.inf
         note += "; too few of those have several photos for saying `unknown`"
-    return Limits(threshold, min(threshold, lower), "model", calibration.individuals, note, probability)
+    own = min(threshold, lower)
+    return Limits(threshold, own, "model", calibration.individuals, note, probability, calibration.familiar)
+
+
+def _measured_on_yours(fpir: float) -> str:
+    needed = math.ceil(1 / fpir - 1e-9) - 1
+    return f"with {needed} animals or more, `petid calibrate` measures it on yours"
 
 
 def _grown(measured_at: int, rate: float) -> str:
