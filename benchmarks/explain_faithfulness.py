@@ -17,6 +17,7 @@ any two maps.
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from common import imagenet_embedder, individuals, report
 from petid_search.evaluate.trained_on import training_of
 from petid_search.explain.classes import ClassExplainer
 from petid_search.explain.faithfulness import Curves, Faithfulness, Score, measure
-from petid_search.explain.maps import BORDER_AREA, border_share, grad_cam
+from petid_search.explain.maps import BORDER_AREA, border_share, hires_cam
 from petid_search.explain.sanity import SanityCheck, rank_correlation
 from petid_search.images import open_image
 from petid_search.metrics.bootstrap import bootstrap_interval
@@ -41,13 +42,15 @@ def main() -> None:
     embedder = Embedder(open_model(sys.argv[1])) if len(sys.argv) > 1 else imagenet_embedder()
     count = int(sys.argv[2]) if len(sys.argv) > 2 else PHOTOS
     training = training_of(embedder.bundle)
-    trained = frozenset() if training is None else training.individuals
-    dogs = [photos for photos in individuals("dogs") if len(photos) > 1]
+    trained = frozenset() if training is None else training.photos
+    dogs = {True: [], False: []}
+    for photos in individuals("dogs"):
+        if len(photos) > 1:
+            dogs[any(sha256(photo.read_bytes()).hexdigest() in trained for photo in photos)].append(photos)
     sanity = SanityCheck(embedder.bundle)
-    strangers = [photos for photos in dogs if photos[0].parent.name not in trained][:count]
-    tell(f"similarity, {embedder.name}", similarities(strangers, embedder, sanity))
+    tell(f"similarity, {embedder.name}", similarities(dogs[False][:count], embedder, sanity))
     if embedder.classes:
-        known = [photos for photos in dogs if photos[0].parent.name in trained][:count]
+        known = dogs[True][:count]
         tell(f"class score, {embedder.name}", class_scores(known, embedder, sanity))
 
 
@@ -60,7 +63,7 @@ def similarities(dogs: Sequence[Sequence[Path]], embedder: Embedder, sanity: San
     for photos in dogs:
         image, other = (open_image(photo, embedder.input_size) for photo in (photos[0], photos[-1]))
         embeddings, features = embedder.features(np.stack([image, other]))
-        heat = grad_cam(features[0], embeddings[1], head)
+        heat = hires_cam(features[0], embeddings[1], head)
         yield heat, measure(image, heat, likeness(embedder, embeddings[1])), sanity.of_similarity(image, other)
 
 

@@ -1,4 +1,4 @@
-"""Why two photos are alike: the heat maps are Grad-CAM, and the picture shows what it says."""
+"""Why two photos are alike: the heat maps are HiResCAM, and the picture shows what it says."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from PIL import Image
 
 from petid_search.enroll import enroll, plan_enrolment
 from petid_search.errors import GalleryError, PhotoError
-from petid_search.explain import draw, explain, grad_cam
+from petid_search.explain import draw, explain, hires_cam
 from petid_search.models.architecture import Head
 from petid_search.models.linear_head import LinearHead
 
@@ -49,9 +49,9 @@ def test_the_closed_form_is_what_automatic_differentiation_gives(pooling, projec
             vector = vector @ head.kernel + head.bias
         similarity = tf.reduce_sum(vector[0] * embeddings[1]) / tf.stop_gradient(tf.norm(vector[0]))
     gradient = tape.gradient(similarity, maps)[0].numpy()
-    expected = np.maximum((maps[0].numpy() * gradient.mean((0, 1))).sum(-1), 0)
+    expected = (maps[0].numpy() * gradient).sum(-1)
 
-    drawn = grad_cam(maps[0].numpy(), embeddings[1], head)
+    drawn = hires_cam(maps[0].numpy(), embeddings[1], head)
     assert expected.max() > 0
     np.testing.assert_allclose(drawn, expected, atol=1e-4 * expected.max())
 
@@ -72,19 +72,20 @@ def test_the_closed_form_of_what_is_kept_is_what_automatic_differentiation_gives
         pooled = tf.concat([pooling_layer(pooling)(maps[..., :7]), tf.reduce_mean(maps[..., 7:], (1, 2))], -1)
         vector = (pooled @ kernel + bias)[0]
         similarity = tf.reduce_sum(vector * other) / tf.stop_gradient(tf.norm(vector))
-    weights = tape.gradient(similarity, maps)[0].numpy().mean((0, 1))
-    expected = np.maximum(features @ weights, 0)
-    drawn = grad_cam(features, other, LinearHead(pooling, kernel, bias, averaged=5))
+    expected = (features * tape.gradient(similarity, maps)[0].numpy()).sum(-1)
+    drawn = hires_cam(features, other, LinearHead(pooling, kernel, bias, averaged=5))
     np.testing.assert_allclose(drawn, expected, atol=1e-4 * expected.max())
 
 
-def test_the_maps_of_nonnegative_features_add_up_to_the_similarity():
+@pytest.mark.parametrize("pooling", ["avg", "max", "gem"])
+def test_the_maps_add_up_to_the_similarity_with_what_speaks_against_it(pooling):
     rng = np.random.default_rng(0)
-    features = rng.uniform(0, 1, (2, 7, 7, 30)).astype(np.float32)
-    embeddings = features.mean((1, 2))
-    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    heat = grad_cam(features[0], embeddings[1], LinearHead("avg"))
-    assert heat.sum() == pytest.approx(embeddings[0] @ embeddings[1], rel=1e-5)
+    features = np.maximum(rng.normal(-1, 1, (2, 7, 7, 30)), 0).astype(np.float32)
+    head = LinearHead(pooling, rng.normal(size=(30, 12)).astype(np.float32), np.zeros(12, np.float32))
+    embeddings = np.stack([head.vector(one) / head.length(one) for one in features])
+    heat = hires_cam(features[0], embeddings[1], head)
+    assert heat.min() < 0
+    assert heat.sum() == pytest.approx(embeddings[0] @ embeddings[1], abs=1e-5)
 
 
 def test_the_heat_lies_where_the_two_photos_agree():
@@ -92,7 +93,7 @@ def test_the_heat_lies_where_the_two_photos_agree():
     features[1, 4] = (0, 0, 9, 0)  # only here is what the other has
     features[5, 0] = (9, 0, 0, 0)
     other = np.array([0, 0, 1, 0], np.float32)
-    heat = grad_cam(features, other, LinearHead("avg"))
+    heat = hires_cam(features, other, LinearHead("avg"))
     assert np.unravel_index(heat.argmax(), heat.shape) == (1, 4)
     assert heat[5, 0] == 0
 

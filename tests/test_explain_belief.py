@@ -66,6 +66,7 @@ def test_a_flat_map_has_the_borders_area_as_its_share():
     assert border_share(np.ones((7, 7), np.float32)) == pytest.approx(BORDER_AREA)
     assert border_share(np.ones((13, 5), np.float32)) == pytest.approx(BORDER_AREA)
     assert border_share(np.zeros((7, 7), np.float32)) == 0
+    assert border_share(np.full((7, 7), -1, np.float32)) == 0
 
 
 def test_evidence_at_the_border_is_warned_of_and_in_the_middle_is_not():

@@ -11,7 +11,7 @@ from petid_search.embed import Unreadable
 from petid_search.errors import ModelError, PhotoError
 from petid_search.explain import ClassExplainer, draw, maps_of
 from petid_search.explain.classifier import LinearClassifier, has_closed_form, read_classifier
-from petid_search.explain.maps import grad_cam
+from petid_search.explain.maps import cam_by_gradient, hires_cam
 from petid_search.images import FIT
 from petid_search.models.architecture import Classifier, Head
 from petid_search.models.backbones import create_backbone, import_keras
@@ -31,8 +31,11 @@ families = pytest.mark.parametrize(
 )
 
 
-def plain_maps(model, image, classifier, layer=None):
-    """Grad-CAM by the book, eq. 1 and 2: each class's score differentiated by the feature map, averaged, cut off."""
+def plain_maps(model, image, classifier, layer=None, *, averaged=False):
+    """HiResCAM by the book: each class's score differentiated by the feature map, times the map.
+
+    Averaged over the places first, it is Grad-CAM (eq. 1 and 2), which behind average pooling is the same.
+    """
     keras = import_keras()
     import tensorflow as tf
 
@@ -54,8 +57,9 @@ def plain_maps(model, image, classifier, layer=None):
                 score = tf.reduce_max(tf.linalg.matvec(own, vector[0], transpose_a=True)) / tf.stop_gradient(
                     tf.norm(vector[0])
                 )
-        weights = tape.gradient(score, features)[0].numpy().mean((0, 1))
-        drawn.append(np.maximum((features[0].numpy() * weights).sum(-1), 0))
+        gradient = tape.gradient(score, features)[0].numpy()
+        weights = gradient.mean((0, 1)) if averaged else gradient
+        drawn.append((features[0].numpy() * weights).sum(-1))
     return drawn
 
 
@@ -93,9 +97,9 @@ def test_class_and_similarity_maps_are_those_of_automatic_differentiation(family
     answers = model(np.stack([image, other]).astype(np.float32))
     features, embeddings = answers["features"].numpy(), answers["embedding"].numpy()
     linear = LinearClassifier(model.get_layer("classifier").kernel.numpy(), 1, LinearHead("avg"), False)
-    assert_same(
-        [linear.explain(features[0], embeddings[0], number) for number in range(3)], plain_maps(model, image, softmax)
-    )
+    drawn = [linear.explain(features[0], embeddings[0], number) for number in range(3)]
+    assert_same(drawn, plain_maps(model, image, softmax))
+    assert_same(drawn, plain_maps(model, image, softmax, averaged=True))
 
     cosine = Classifier(kind="cosine", centres=2)
     model = with_random_head(create_model(backbone, Head(projection=8, classifier=cosine), len(NAMES)))
@@ -114,7 +118,7 @@ def test_class_and_similarity_maps_are_those_of_automatic_differentiation(family
         vector = tf.reduce_mean(maps[0], (0, 1))
         similarity = tf.tensordot(vector, embeddings[1], 1) / tf.stop_gradient(tf.norm(vector))
     weights = tape.gradient(similarity, maps)[0].numpy().mean((0, 1))
-    assert_same([grad_cam(features[0], embeddings[1], LinearHead("avg"))], [np.maximum(features[0] @ weights, 0)])
+    assert_same([hires_cam(features[0], embeddings[1], LinearHead("avg"))], [features[0] @ weights])
 
 
 def write_bundle_of(folder, backbone, head, network):
@@ -208,8 +212,8 @@ def test_cosines_and_similarities_are_differentiated_by_a_layer_as_in_closed_for
     image, other = draw_animal(5, 1, 64), draw_animal(6, 1, 64)
     embeddings, features = embedder.features(np.stack([image, other]))
     maps, gradients = Differentiable(bundle).by_similarity(image[None], embeddings[1:])
-    by_gradient = np.maximum(maps[0] @ gradients[0].mean((0, 1)), 0)
-    assert_same([grad_cam(features[0], embeddings[1], embedder.head())], [by_gradient])
+    by_gradient = cam_by_gradient(maps[0], gradients[0])
+    assert_same([hires_cam(features[0], embeddings[1], embedder.head())], [by_gradient])
 
 
 def test_the_best_class_stands_beside_those_asked_for(five, take_photo):

@@ -8,7 +8,7 @@ from petid_search.explain.belief import Belief, Examiner
 from petid_search.explain.classes import ClassExplainer, ClassExplanation
 from petid_search.explain.explanation import Explanation, explain, explain_photos
 from petid_search.explain.files import Folder, maps_of, to_json, write_picture
-from petid_search.explain.maps import border_share, border_warning, grad_cam
+from petid_search.explain.maps import border_share, border_warning, hires_cam
 from petid_search.explain.sheet import draw, missing_signs
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "draw",
     "explain",
     "explain_photos",
-    "grad_cam",
+    "hires_cam",
     "maps_of",
     "missing_signs",
     "to_json",

@@ -1,4 +1,4 @@
-"""Which class, and where: Grad-CAM of any class of a classifier, the best beside those that were asked for."""
+"""Which class, and where: HiResCAM of any class of a classifier, the best beside those that were asked for."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ class ClassExplanation:
         model: name of the model.
         layer: the layer whose map is explained; None for the last.
         scores: of the classes explained, in [0, 1], the best class of all first.
-        maps: for each of them, on the photo as the model sees it, float32, (h, w), not negative: shares of the score
-            before the activation (a logit; of a cosine classifier, a cosine).
+        maps: for each of them, on the photo as the model sees it, float32, (h, w): shares of the score before the
+            activation (a logit; of a cosine classifier, a cosine), negative where a place speaks against it.
     """
 
     photo: Path

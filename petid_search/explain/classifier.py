@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petid_search.errors import ModelError
-from petid_search.explain.maps import cam, grad_cam
+from petid_search.explain.maps import cam, hires_cam
 from petid_search.models.architecture import Head
 from petid_search.models.bundle import WEIGHTS, Bundle
 from petid_search.models.linear_head import LinearHead
@@ -39,7 +39,7 @@ class LinearClassifier:
     def explain(
         self, features: NDArray[np.float32], embedding: NDArray[np.float32], number: int
     ) -> NDArray[np.float32]:
-        """Grad-CAM of a class's score before the activation: its logit, or its cosine with the length held fixed.
+        """HiResCAM of a class's score before the activation: its logit, or its cosine with the length held fixed.
 
         Args:
             features: float32, (h, w, c).
@@ -47,13 +47,13 @@ class LinearClassifier:
             number: of the class.
 
         Returns:
-            float32, (h, w), not negative; see maps.cam and maps.grad_cam.
+            float32, (h, w); see maps.cam and maps.hires_cam.
         """
         directions = self.kernel[:, number * self.centres : (number + 1) * self.centres]
         if not self.is_cosine:
             return cam(features, directions[:, 0], self.head)
         nearest = directions[:, np.argmax(embedding @ directions)]
-        return grad_cam(features, nearest, self.head)
+        return hires_cam(features, nearest, self.head)
 
 
 def read_classifier(embedder: Embedder) -> LinearClassifier:

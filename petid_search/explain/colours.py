@@ -32,7 +32,7 @@ def heated(picture: Image.Image, heat: NDArray[np.float32], highest: float) -> I
 
     Args:
         picture: RGB.
-        heat: float32, (h, w), not negative; it knows the picture brought to a square, and is brought back.
+        heat: float32, (h, w), drawn from 0 on; it knows the picture brought to a square, and is brought back.
         highest: the value at the upper end of the scale.
     """
     strength = enlarged(heat, picture.size) / max(highest, 1e-12)
@@ -51,7 +51,7 @@ def in_regions(picture: Image.Image, regions: NDArray[np.float32]) -> Image.Imag
     grey = np.asarray(picture.convert("L"), np.float64)
     mixed = np.repeat(grey[..., None], 3, axis=2)
     if len(regions):
-        strengths = np.stack([enlarged(region, picture.size) for region in regions])
+        strengths = np.maximum([enlarged(region, picture.size) for region in regions], 0.0)
         owner = strengths.argmax(0)
         # Coloured from three quarters of the highest evidence on, grey below a quarter of it.
         evidence = strengths.sum(0) / max(float(strengths.sum(0).max()), 1e-12)

@@ -1,8 +1,8 @@
 """Why these two, or why nobody: which regions of the probe, and of the candidate's photo, made them alike.
 
 What is explained is the inner product of an image's embedding with the other's, which is held fixed, as is the length
-by which the embedding is scaled. Where pooling and a linear map lead from the feature map to the embedding, Grad-CAM's
-weights are then known in closed form, and no TensorFlow is needed.
+by which the embedding is scaled. Where pooling and a linear map lead from the feature map to the embedding, the
+gradient is then known in closed form, and no TensorFlow is needed.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from petid_search.embed import Unreadable
 from petid_search.errors import GalleryError, PhotoError
-from petid_search.explain.maps import border_share, grad_cam, signed_cam
+from petid_search.explain.maps import border_share, hires_cam
 from petid_search.explain.regions import Regions, pair_regions
 from petid_search.identify import Candidate, Identification, compare, identify
 from petid_search.images import decode, read_photo
@@ -36,7 +36,8 @@ class Explanation:
     Attributes:
         identification: the answer for the probe.
         candidates: those explained: the best, the runner-up or, in its place, the one asked for.
-        on_probe: for each of them a map on the probe, float32, (h, w), in shares of the similarity, not negative.
+        on_probe: for each of them a map on the probe, float32, (h, w), in shares of the similarity, negative where a
+            place speaks against it.
         on_candidate: likewise on the candidate's photo.
         regions: for each of them, which parts of the two photos agree.
         contrast: on the probe, float32, (h, w): how much more a place is like the first candidate's photo than like the
@@ -156,12 +157,12 @@ def _explain(
     embeddings, features = embedder.features(np.stack(images))
     contrast = None
     if len(candidates) > 1:
-        contrast = signed_cam(features[0], embeddings[1] - embeddings[2], head)
+        contrast = hires_cam(features[0], embeddings[1] - embeddings[2], head)
     return Explanation(
         answer,
         candidates,
-        tuple(grad_cam(features[0], other, head) for other in embeddings[1:]),
-        tuple(grad_cam(one, embeddings[0], head) for one in features[1:]),
+        tuple(hires_cam(features[0], other, head) for other in embeddings[1:]),
+        tuple(hires_cam(one, embeddings[0], head) for one in features[1:]),
         tuple(pair_regions(features[0], one, head) for one in features[1:]),
         contrast,
         embeddings[1:],

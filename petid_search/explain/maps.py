@@ -1,9 +1,10 @@
-"""Grad-CAM on a feature map, in closed form where pooling and a linear map lead from it to what is explained.
+"""HiResCAM on a feature map, in closed form where pooling and a linear map lead from it to what is explained.
 
-Neither Grad-CAM++ nor HiResCAM is offered. Behind average pooling, as in every model of petid's unless it is asked
-otherwise, HiResCAM (Draelos and Carin 2020, arXiv:2011.08891) is Grad-CAM, since the gradient is the same at every
-place; Grad-CAM++ (Chattopadhay et al. 2018, arXiv:1710.11063) then only weighs channels by their spread, and its map no
-longer adds up to anything.
+HiResCAM multiplies each feature by its own gradient, Grad-CAM by the gradient's mean over the places (Selvaraju et al.,
+ICCV 2017, arXiv:1610.02391, eq. 1 and 2). Behind average pooling, where the gradient is the same at every place, they
+are one map. Behind the generalised mean and the maximum only the former adds up to what it explains; and on real dogs
+deletion and insertion found it the better (docs/results.md). Grad-CAM++ (Chattopadhay et al. 2018, arXiv:1710.11063)
+adds up to nothing behind any of them, and is not offered.
 """
 
 from typing import Final
@@ -25,53 +26,37 @@ SPREAD: Final = 0.7
 """Deviation of the bell by which maps are spread before they are enlarged, in cells."""
 
 
-def grad_cam(
+def hires_cam(
     features: NDArray[np.float32],
     other: NDArray[np.float32],
     head: LinearHead,
 ) -> NDArray[np.float32]:
-    """Grad-CAM, on a feature map, of the similarity of its embedding to another.
+    """HiResCAM, on a feature map, of the similarity of its embedding to another.
 
     With p the pooled feature map, projected where there is a head, and e the other embedding, what is explained is
     ⟨p, e⟩/|p| with |p| held fixed, just as a class is explained by its score before the softmax: through the scaling,
-    the gradient would vanish where two photos are most alike. Its mean over the places of the feature map, which is
-    Grad-CAM's weight of a channel, is Ke/(hw|p|), for average and for maximum pooling; for the generalised mean see
-    LinearHead.slopes. With average pooling and no bias the map adds up to the similarity before its negative part is
-    cut off.
+    the gradient would vanish where two photos are most alike. Where the projection has no bias, the map adds up to the
+    similarity.
 
     Args:
         features: float32, (h, w, c).
-        other: float32, (d,), unit length.
-        head: what pools, and the projection with kernel K where there is one.
+        other: float32, (d,). Of the difference of two embeddings the map is the difference of their maps, and shows why
+            the one is nearer (Prabhushankar, Kwon, Temel, AlRegib, "Contrastive explanations in neural networks",
+            ICIP 2020, arXiv:2008.00178, section 3).
+        head: what pools, and the projection where there is one.
 
     Returns:
-        float32, (h, w), not negative.
+        float32, (h, w); negative where a place speaks against it.
 
-    Source: Selvaraju et al., "Grad-CAM", ICCV 2017, arXiv:1610.02391, eq. 1 and 2; Stylianou, Souvenir, Pless,
-    "Visualizing deep similarity networks", WACV 2019, arXiv:1901.00536, eq. 3.
+    Source: Draelos and Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural
+    networks", 2020, arXiv:2011.08891, section 3.3; Stylianou, Souvenir, Pless, "Visualizing deep similarity networks",
+    WACV 2019, arXiv:1901.00536, eq. 3 (of a similarity).
     """
-    return _cut_off(signed_cam(features, other, head))
-
-
-def signed_cam(
-    features: NDArray[np.float32],
-    other: NDArray[np.float32],
-    head: LinearHead,
-) -> NDArray[np.float32]:
-    """As grad_cam, with what speaks against the similarity left in as negative values.
-
-    The other vector need not be of unit length: of the difference of two embeddings, this is the difference of their
-    maps, and shows why the one is nearer.
-
-    Source: Prabhushankar, Kwon, Temel, AlRegib, "Contrastive explanations in neural networks", ICIP 2020,
-    arXiv:2008.00178, section 3.
-    """
-    direction = head.slopes(features) * head.to_channels(other)
-    return (features @ direction / head.length(features)).astype(np.float32)
+    return (head.parts(features) @ head.to_channels(other) / head.length(features)).astype(np.float32)
 
 
 def cam(features: NDArray[np.float32], direction: NDArray[np.float32], head: LinearHead) -> NDArray[np.float32]:
-    """Grad-CAM, on a feature map, of the inner product of what it is pooled to with a direction.
+    """HiResCAM, on a feature map, of the inner product of what it is pooled to with a direction.
 
     Args:
         features: float32, (h, w, c).
@@ -79,27 +64,27 @@ def cam(features: NDArray[np.float32], direction: NDArray[np.float32], head: Lin
         head: what pools; its projection does not count.
 
     Returns:
-        float32, (h, w), not negative. With average pooling it adds up to the inner product before its negative part is
-        cut off.
+        float32, (h, w), adding up to the inner product; negative where a place speaks against it.
 
-    Source: Selvaraju et al. 2017, eq. 1 and 2.
+    Source: Draelos and Carin 2020, section 3.3.
     """
-    return _cut_off(features @ (head.slopes(features) * direction))
+    return (head.parts(features) @ direction).astype(np.float32)
 
 
 def cam_by_gradient(features: NDArray[np.float32], gradient: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Grad-CAM, on a feature map, of whatever has this gradient there.
+    """HiResCAM, on a feature map, of whatever has this gradient there.
 
     Args:
         features: float32, (h, w, c).
         gradient: float32, (h, w, c).
 
     Returns:
-        float32, (h, w), not negative.
+        float32, (h, w); negative where a place speaks against it.
 
-    Source: Selvaraju et al. 2017, eq. 1 and 2.
+    Source: Draelos and Carin 2020, section 3.3.
     """
-    return _cut_off(features @ gradient.mean((0, 1)))
+    heat: NDArray[np.float32] = (features * gradient).sum(-1)
+    return heat
 
 
 def enlarged(heat: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float64]:
@@ -109,14 +94,13 @@ def enlarged(heat: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.flo
     over its neighbours, by a bell of SPREAD cells, before it is enlarged. That made deletion better on real dogs.
 
     Args:
-        heat: float32, (h, w), not negative.
+        heat: float32, (h, w).
         size: width and height, in pixels, as Pillow has them.
 
     Returns:
-        float64, (height, width), not negative, smooth between the cells.
+        float64, (height, width), smooth between the cells.
     """
-    picture = Image.fromarray(_spread(heat)).resize(size, Image.Resampling.BICUBIC)
-    return np.maximum(np.asarray(picture, np.float64), 0.0)
+    return np.asarray(Image.fromarray(_spread(heat)).resize(size, Image.Resampling.BICUBIC), np.float64)
 
 
 def peak(*maps: NDArray[np.float32]) -> float:
@@ -128,11 +112,12 @@ def border_share(heat: NDArray[np.float32]) -> float:
     """Share of a map's evidence that lies in the border of the picture, in [0, 1]; BORDER_AREA if it is flat.
 
     Args:
-        heat: float32, (h, w), not negative; each value stands for its whole cell of the picture.
+        heat: float32, (h, w); each value stands for its whole cell of the picture, and what is negative is no evidence.
 
     Returns:
         The share; 0 where there is no evidence at all.
     """
+    heat = np.maximum(heat, 0.0)
     total = float(heat.sum())
     inner = _inner(heat.shape[0]) @ heat @ _inner(heat.shape[1])
     return float(1 - inner / total) if total > 0 else 0.0
@@ -166,8 +151,3 @@ def _bell(cells: int) -> NDArray[np.float64]:
     bell = np.exp(-0.5 * (apart / SPREAD) ** 2)
     shares: NDArray[np.float64] = bell / bell.sum(1, keepdims=True)
     return shares
-
-
-def _cut_off(heat: NDArray[np.float32]) -> NDArray[np.float32]:
-    positive: NDArray[np.float32] = np.maximum(heat, 0.0).astype(np.float32)
-    return positive

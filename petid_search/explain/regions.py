@@ -74,7 +74,7 @@ def pair_regions(
 
 def _places(features: NDArray[np.float32], head: LinearHead) -> NDArray[np.float64]:
     """What each place adds to the embedding, (h·w, d); the projection's bias, which is of no place, is left out."""
-    parts = (features * head.slopes(features)).reshape(-1, features.shape[-1]).astype(np.float64)
+    parts = head.parts(features).reshape(-1, features.shape[-1]).astype(np.float64)
     vectors: NDArray[np.float64] = head.project(parts) / head.length(features)
     return vectors
 

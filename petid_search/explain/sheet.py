@@ -74,7 +74,7 @@ def _draw_classes(canvas: Canvas, explanation: ClassExplanation) -> None:
     highest = peak(*explanation.maps.values())
     tiles = [(picture, "the photo", "")]
     for name, heat in explanation.maps.items():
-        score = f"score {explanation.scores[name]:.1%}" + ("" if heat.any() else ", no evidence")
+        score = f"score {explanation.scores[name]:.1%}" + ("" if (heat > 0).any() else ", no evidence")
         tiles.append((_under(picture, heat, highest), name, score))
     for first in range(0, len(tiles), _IN_A_ROW):
         for column, (tile, name, score) in enumerate(tiles[first : first + _IN_A_ROW]):
@@ -125,10 +125,10 @@ def _draw_contrast(canvas: Canvas, explanation: Explanation, probe: Image.Image)
     first, second = (candidate.individual for candidate in explanation.candidates)
     canvas.space(14)
     canvas.line(f"Why {first}, and not {second}", 20, bold=True)
-    highest = peak(np.maximum(explanation.contrast, 0.0), np.maximum(-explanation.contrast, 0.0))
+    highest = peak(explanation.contrast, -explanation.contrast)
     sides = ((explanation.contrast, first, second), (-explanation.contrast, second, first))
     for left, (side, name, other) in zip(_COLUMNS, sides, strict=False):
-        canvas.paste(_under(probe, np.maximum(side, 0.0), highest), left, _TILE)
+        canvas.paste(_under(probe, side, highest), left, _TILE)
         canvas.write((left, canvas.top + _TILE + 4), f"more like {name} than {other}", room=_TILE)
     words = (
         "Both maps of the probe are on one scale.",

@@ -26,7 +26,8 @@ class LinearHead:
 
     def vector(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """The embedding before it is brought to unit length, float32, (d,), of a feature map, float32, (h, w, c)."""
-        pooled = self._pool(features)[0]
+        learnt, kept = self._learnt_and_kept(features)
+        pooled = np.concatenate([_pooled(learnt, self.pooling), _pooled(kept, "avg")])
         if self.kernel is None or self.bias is None:
             return pooled
         projected: NDArray[np.float32] = pooled @ self.kernel + self.bias
@@ -36,18 +37,21 @@ class LinearHead:
         """Length of that vector; never zero."""
         return max(float(np.linalg.norm(self.vector(features))), 1e-12)
 
-    def slopes(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """For each channel, the mean over places of the derivative of what it is pooled to, float32, (c,).
+    def parts(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What each place adds to what the channels are pooled to, float32, (h, w, c): its feature times the gradient.
 
-        With average and maximum pooling that is 1/(hw). Where the generalised mean pools a channel f to
-        (mean f^q)^(1/q), it is multiplied by (mean f^(q-1))/pooled^(q-1), over the places that are not cut off.
+        Over the places it adds up to the pooled vector, whatever the pooling. With the average it is f/(hw); with the
+        maximum f, in equal parts at the places that have it; where the generalised mean pools a channel f to
+        (mean f^q)^(1/q), it is f^q/(hw·pooled^(q-1)), and nothing at the places that are cut off.
 
         Args:
             features: float32, (h, w, c).
 
-        Source: Radenović, Tolias, Chum, TPAMI 2018, arXiv:1711.02512, eq. 3 (the generalised mean, here with power q).
+        Source: Draelos and Carin 2020, arXiv:2011.08891, section 3.3 (a feature times the gradient); Radenović, Tolias,
+        Chum, TPAMI 2018, arXiv:1711.02512, eq. 3 (the generalised mean, here with power q).
         """
-        return self._pool(features)[1] / np.float32(features.shape[0] * features.shape[1])
+        learnt, kept = self._learnt_and_kept(features)
+        return np.concatenate([_parts(learnt, self.pooling), _parts(kept, "avg")], axis=-1)
 
     def project(self, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
         """Bring what is of channels, float64, (n, c), to the embedding's numbers, (n, d); the bias is left out."""
@@ -57,20 +61,31 @@ class LinearHead:
         """The gradient, by the pooled vector, (c,), of an inner product with a direction, (d,)."""
         return direction if self.kernel is None else self.kernel @ direction
 
-    def _pool(self, features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The pooled vector, (c,), and for each channel the sum of its derivatives by the features of all places."""
-        if not self.averaged:
-            return _pool(features, self.pooling)
-        learnt, kept = features[..., : -self.averaged], features[..., -self.averaged :]
-        pairs = zip(_pool(learnt, self.pooling), _pool(kept, "avg"), strict=True)
-        pooled, slopes = (np.concatenate(pair) for pair in pairs)
-        return pooled, slopes
+    def _learnt_and_kept(self, features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        channels = features.shape[-1] - self.averaged
+        return features[..., :channels], features[..., channels:]
 
 
-def _pool(features: NDArray[np.float32], pooling: Pooling) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    if pooling != "gem":
-        pooled = features.mean((0, 1)) if pooling == "avg" else features.max((0, 1))
-        return pooled, np.ones_like(pooled)
-    powers = np.maximum(features, GEM_SMALLEST) ** (GEM_POWER - 1)
-    pooled = (powers * np.maximum(features, GEM_SMALLEST)).mean((0, 1)) ** (1 / GEM_POWER)
-    return pooled, (powers * (features > GEM_SMALLEST)).mean((0, 1)) / pooled ** (GEM_POWER - 1)
+def _pooled(features: NDArray[np.float32], pooling: Pooling) -> NDArray[np.float32]:
+    """The pooled vector, float32, (c,)."""
+    pooled: NDArray[np.float32]
+    if pooling == "max":
+        pooled = features.max((0, 1))
+    elif pooling == "gem":
+        pooled = (np.maximum(features, GEM_SMALLEST) ** GEM_POWER).mean((0, 1)) ** (1 / GEM_POWER)
+    else:
+        pooled = features.mean((0, 1))
+    return pooled
+
+
+def _parts(features: NDArray[np.float32], pooling: Pooling) -> NDArray[np.float32]:
+    """What each place adds to it, float32, (h, w, c)."""
+    parts: NDArray[np.float32]
+    if pooling == "max":
+        highest = features == features.max((0, 1))
+        parts = features * highest / highest.sum((0, 1), dtype=np.float32)
+        return parts
+    parts = features / np.float32(features.shape[0] * features.shape[1])
+    if pooling == "gem":
+        parts = parts * (features > GEM_SMALLEST) * (features / _pooled(features, pooling)) ** (GEM_POWER - 1)
+    return parts
