@@ -52,6 +52,18 @@ def test_through_a_projection_only_what_it_keeps_can_agree():
     assert np.unravel_index(regions.on_probe[0].argmax(), (6, 6)) in {(r, c) for r in (4, 5) for c in (4, 5)}
 
 
+def test_what_a_bias_takes_away_from_all_photos_is_no_evidence():
+    probe = places((UP, LEFT, 0), (DOWN, RIGHT, 1), common=4.0)
+    candidate = places((DOWN, LEFT, 0), (UP, RIGHT, 1), common=4.0)
+    head = LinearHead("avg", np.eye(8, dtype=np.float32), np.full(8, -4, np.float32))
+    regions = pair_regions(probe, candidate, head)
+    assert len(regions.shares) == 2
+    assert sum(regions.shares) == pytest.approx(1, abs=1e-6)
+    assert regions.on_probe[:, 2:4].max() < 1e-6
+    for features in (probe, candidate):
+        np.testing.assert_allclose(head.places(features).sum(0), head.vector(features), atol=1e-6)
+
+
 def test_where_nothing_agrees_there_are_no_regions():
     probe, candidate = places((UP, LEFT, 0), common=0.0), places((UP, LEFT, 1), common=0.0)
     regions = pair_regions(probe, candidate, LinearHead("avg"))

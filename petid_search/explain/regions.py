@@ -37,10 +37,11 @@ def pair_regions(
 ) -> Regions:
     """Part the places of two photos into regions that agree, each on the one photo with one on the other.
 
-    The similarity is a sum over pairs of places, one of each photo: of the inner products of their projected features.
-    Most places of an animal are like most of another's, so what counts is by how much a pair agrees more than its two
-    places do on the whole (modularity). This matrix, its negative part cut off, is factorised into a few products of
-    two vectors that are not negative: a region on the probe and one on the candidate's photo.
+    The similarity is a sum over pairs of places, one of each photo: of the inner products of what they add to the two
+    embeddings. What disagrees is left out. Most places of an animal are like most of another's, so what counts is by
+    how much a pair agrees more than its two places do on the whole (modularity). This matrix, its negative part cut
+    off, is factorised into a few products of two vectors that are not negative: a region on the probe and one on the
+    candidate's photo.
 
     Args:
         features: float32, (h, w, c), of the probe.
@@ -55,11 +56,14 @@ def pair_regions(
     Achanta, Süsstrunk, "Deep feature factorization", ECCV 2018, arXiv:1806.10206 (regions of several photos, found
     together by factors that are not negative).
     """
-    products = _places(features, head) @ _places(other, head).T
+    lengths = head.length(features) * head.length(other)
+    products = head.places(features) @ head.places(other).T / lengths
     of_probe, of_candidate, total = products.sum(1), products.sum(0), float(products.sum())
     if total <= 0:
         return Regions(np.empty((0, *features.shape[:2]), np.float32), np.empty((0, *other.shape[:2]), np.float32), ())
-    excess = np.maximum(products - np.outer(of_probe, of_candidate) / total, 0.0)
+    agreeing = np.maximum(products, 0.0)
+    expected = np.outer(agreeing.sum(1), agreeing.sum(0)) / agreeing.sum()
+    excess = np.maximum(agreeing - expected, 0.0)
     left, right = _factorise(excess)
     in_probe = _owned(left)
     in_candidate = _owned(right)
@@ -70,13 +74,6 @@ def pair_regions(
         _strengths(in_candidate, of_candidate)[order].reshape(-1, *other.shape[:2]),
         tuple(float(shares[region]) for region in order),
     )
-
-
-def _places(features: NDArray[np.float32], head: LinearHead) -> NDArray[np.float64]:
-    """What each place adds to the embedding, (h·w, d); the projection's bias, which is of no place, is left out."""
-    parts = head.parts(features).reshape(-1, features.shape[-1]).astype(np.float64)
-    vectors: NDArray[np.float64] = head.project(parts) / head.length(features)
-    return vectors
 
 
 def _factorise(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -53,9 +53,20 @@ class LinearHead:
         learnt, kept = self._learnt_and_kept(features)
         return np.concatenate([_parts(learnt, self.pooling), _parts(kept, "avg")], axis=-1)
 
-    def project(self, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Bring what is of channels, float64, (n, c), to the embedding's numbers, (n, d); the bias is left out."""
-        return vectors if self.kernel is None else vectors @ self.kernel.astype(np.float64)
+    def places(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """What each place adds to `vector`, float64, (h·w, d), the bias in equal parts: they add up to it.
+
+        A bias that takes away what photos have in common, as that of whitened features does, so leaves at each place
+        what is peculiar to it.
+
+        Args:
+            features: float32, (h, w, c).
+        """
+        parts = self.parts(features).reshape(-1, features.shape[-1]).astype(np.float64)
+        if self.kernel is None or self.bias is None:
+            return parts
+        projected: NDArray[np.float64] = parts @ self.kernel.astype(np.float64) + self.bias / len(parts)
+        return projected
 
     def to_channels(self, direction: NDArray[np.float32]) -> NDArray[np.float32]:
         """The gradient, by the pooled vector, (c,), of an inner product with a direction, (d,)."""
