@@ -15,7 +15,7 @@ from petid_search.calibrate.by_size import BySize, measure_by_size, upper_edges
 from petid_search.calibrate.calibration import MISS
 from petid_search.calibrate.familiar import Familiar
 from petid_search.calibrate.probability import LEAST, ProbabilityMap
-from petid_search.calibrate.promise import grown, stated_rates
+from petid_search.calibrate.promise import grown, place_of, stated_rates
 from petid_search.errors import CalibrationError
 from petid_search.index.rule import RULE
 
@@ -129,8 +129,8 @@ class Carried:
             CalibrationError: this FPIR cannot be promised at this size.
         """
         rate = self.rate_when_measured(fpir, size=size, photos_each=photos_each)
-        place = int(np.searchsorted(self.rates, rate * (1 + _TOLERANCE), "right")) - 1
-        if place < 0:
+        place = place_of(rate, self.rates)
+        if place is None:
             largest = self.sizes[-1]
             beyond = f", in galleries of up to {largest}" if rate < fpir else ""
             raise CalibrationError(

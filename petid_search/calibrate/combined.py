@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petid_search.calibrate.calibration import MISS
-from petid_search.calibrate.promise import grown, individual_weight, stated_rates, threshold_of
+from petid_search.calibrate.promise import grown, individual_weight, place_of, stated_rates, threshold_of
 from petid_search.errors import CalibrationError
 from petid_search.index.rule import RULE
 
@@ -161,8 +161,8 @@ class Combined:
         """
         counted = size * max(1.0, photos_each / self.photos_each)
         rate = grown(fpir, counted, self.size) if counted > self.size else fpir
-        place = int(np.searchsorted(self.rates, rate * (1 + _TOLERANCE), "right")) - 1
-        if place < 0:
+        place = place_of(rate, self.rates)
+        if place is None:
             raise CalibrationError(
                 f"index and classifier together cannot promise FPIR {fpir:g} at N = {size}: it was measured on "
                 f"{self.individuals} strangers in a gallery of {self.size}"

@@ -166,6 +166,12 @@ def stated_rates(individuals: int) -> tuple[float, ...]:
     return tuple(sorted({rate for rate in (least, *_RATES) if least <= rate <= _RATES[-1]}))
 
 
+def place_of(rate: float, rates: tuple[float, ...]) -> int | None:
+    """Which of the rates that thresholds are carried for holds a wanted one: the highest that is no higher, if any."""
+    place = int(np.searchsorted(rates, rate * (1 + _TOLERANCE), "right")) - 1
+    return place if place >= 0 else None
+
+
 def threshold_of(
     similarity: NDArray[np.float32], individual: NDArray[np.int32], rate: float, wanted: str, of_what: str
 ) -> float:

@@ -46,6 +46,27 @@ def frozen_throughout(network: "keras.Model", config: TrainConfig) -> int:
     return min(first_frozen(network, stage.freeze) for stage in config.plan)
 
 
+def check_kept(kept: Kept, network: "keras.Model", config: TrainConfig) -> None:
+    """Check that a config neither trains what the features that a model keeps stand on, nor keeps some a second time.
+
+    Args:
+        kept: what the model that is gone on from keeps.
+        network: its backbone.
+        config: the training.
+
+    Raises:
+        RecipeError: it does.
+    """
+    if config.keep is not None:
+        raise RecipeError(f"{config.backbone} keeps features of {kept.layer} already: leave out keep.")
+    least = [layer.name for layer in network.layers].index(kept.after) + 1
+    if frozen_throughout(network, config) < least:
+        raise RecipeError(
+            f"{config.backbone} keeps features that stand on its first {least} layers, which must not learn: "
+            f"let freeze be first-{least} or more."
+        )
+
+
 def plan_kept(network: "keras.Model", config: TrainConfig, photos: int) -> Kept | None:
     """What a config keeps of a network, as a head describes it: as many numbers as those learnt, where it has them.
 

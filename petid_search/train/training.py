@@ -26,7 +26,16 @@ from petid_search.train.checkpoint import Checkpoint, Standing, Weights, load, s
 from petid_search.train.config import PATHS, Stage, TrainConfig
 from petid_search.train.distil import Before
 from petid_search.train.experts import compare_experts
-from petid_search.train.finishing import blend, compact, fit_kept, frozen_throughout, plan_kept, set_beside, with_mirror
+from petid_search.train.finishing import (
+    blend,
+    check_kept,
+    compact,
+    fit_kept,
+    frozen_throughout,
+    plan_kept,
+    set_beside,
+    with_mirror,
+)
 from petid_search.train.freezing import freeze, unfold
 from petid_search.train.loop import StageRun, Step
 from petid_search.train.material import Material, divide, gather, photos_folder
@@ -216,7 +225,8 @@ class _Run:
         self.strategy, self.seconds_between_checkpoints = strategy, seconds_between_checkpoints
         self.config, self.objective, self.start = config, objective, start
         self.material, self.output, self.watch = material, output, watch
-        _check_kept(start, config)
+        if start.kept is not None:
+            check_kept(start.kept, start.network, config)
         self.kept = plan_kept(start.network, config, len(material.trained))
         self.head = replace(objective.head, kept=start.kept)
         self.classes = len(material.classes) if objective.classifier is not None else 0
@@ -604,21 +614,6 @@ class _Run:
             # Where the photos lay is nobody's business whom the model is given to.
             recipe={word: Path(one).name if word in PATHS else one for word, one in config.to_json().items()},
             split=self.output / SPLIT_FILE,
-        )
-
-
-def _check_kept(start: Start, config: TrainConfig) -> None:
-    """Refuse to train what the features that a model keeps stand on, or to keep some a second time."""
-    if start.kept is None:
-        return
-    if config.keep is not None:
-        raise RecipeError(f"{config.backbone} keeps features of {start.kept.layer} already: leave out keep.")
-    layers = [layer.name for layer in start.network.layers]
-    least = layers.index(start.kept.after) + 1
-    if frozen_throughout(start.network, config) < least:
-        raise RecipeError(
-            f"{config.backbone} keeps features that stand on its first {least} layers, which must not learn: "
-            f"let freeze be first-{least} or more."
         )
 
 
