@@ -73,11 +73,11 @@ def test_evidence_at_the_border_is_warned_of_and_in_the_middle_is_not():
     heat = np.zeros((10, 10), np.float32)
     heat[5, 5] = 1
     assert border_share(heat) == pytest.approx(0)
-    assert border_warning(0) is None
+    assert border_warning(heat) is None
     heat[:] = 0
     heat[0, 3] = heat[4, 9] = 1
     assert border_share(heat) == pytest.approx(1)
-    assert "background" in border_warning(1)
+    assert "background" in border_warning(heat)
     # A cell of 7 × 7 in a corner lies in the border but for 0.3 by 0.3 of it.
     heat = np.zeros((7, 7), np.float32)
     heat[0, 0] = 2

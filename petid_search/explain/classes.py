@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from petid_search.embed import Unreadable
 from petid_search.errors import ModelError, PhotoError
 from petid_search.explain.classifier import has_closed_form, read_classifier
-from petid_search.explain.maps import border_share, cam_by_gradient
+from petid_search.explain.maps import border_share, border_warning, cam_by_gradient
 from petid_search.images import decode, read_photo
 from petid_search.models.runtime import Embedder
 
@@ -43,6 +43,12 @@ class ClassExplanation:
         """Share of the best class's evidence that lies in the border of the picture, in [0, 1]."""
         return border_share(next(iter(self.maps.values())))
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to beware of."""
+        warning = border_warning(next(iter(self.maps.values())))
+        return () if warning is None else (warning,)
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values, without the maps."""
         return {
@@ -51,6 +57,7 @@ class ClassExplanation:
             "layer": self.layer,
             "scores": self.scores,
             "border_share": self.border_share,
+            "warnings": list(self.warnings),
         }
 
 

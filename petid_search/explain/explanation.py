@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from petid_search.embed import Unreadable
 from petid_search.errors import GalleryError, PhotoError
-from petid_search.explain.maps import border_share, hires_cam
+from petid_search.explain.maps import border_share, border_warning, hires_cam
 from petid_search.explain.regions import Regions, pair_regions
 from petid_search.identify import Candidate, Identification, compare, identify
 from petid_search.images import decode, read_photo
@@ -63,6 +63,15 @@ class Explanation:
         """Share of the evidence for the first candidate that lies in the border of the probe, in [0, 1]."""
         return border_share(self.on_probe[0])
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to beware of."""
+        told = [border_warning(self.on_probe[0])]
+        if self.contrast is not None:
+            first, second = (candidate.individual for candidate in self.candidates)
+            told.append(border_warning(self.contrast, f"what speaks for {first}, and not for {second},"))
+        return tuple(warning for warning in told if warning is not None)
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values, without the maps."""
         explained = [
@@ -78,7 +87,12 @@ class Explanation:
                 self.candidates, self.on_probe, self.on_candidate, self.regions, strict=True
             )
         ]
-        return {**self.identification.to_json(), "border_share": self.border_share, "explained": explained}
+        return {
+            **self.identification.to_json(),
+            "border_share": self.border_share,
+            "explained": explained,
+            "warnings": list(self.warnings),
+        }
 
     def short_of_threshold(self, candidate: Candidate) -> float | None:
         """How much similarity a candidate lacks for a match; 0 if none, None where that alone decides nothing."""

@@ -15,7 +15,6 @@ from petid_search.errors import PetidError
 from petid_search.explain.belief import Belief
 from petid_search.explain.classes import ClassExplanation
 from petid_search.explain.explanation import Explanation
-from petid_search.explain.maps import border_warning
 from petid_search.explain.page import page
 
 PAGE: Final = "index.html"
@@ -55,9 +54,7 @@ def maps_of(explanation: Explanation | ClassExplanation) -> dict[str, NDArray[An
 
 def to_json(explanation: Explanation | ClassExplanation, belief: Belief | None = None) -> dict[str, Any]:
     """An explanation and what its tests have found, as plain JSON values."""
-    warning = border_warning(explanation.border_share)
-    tested = {} if belief is None else belief.to_json()
-    return {**explanation.to_json(), "warnings": [] if warning is None else [warning], **tested}
+    return {**explanation.to_json(), **({} if belief is None else belief.to_json())}
 
 
 class Folder:

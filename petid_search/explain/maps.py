@@ -123,12 +123,18 @@ def border_share(heat: NDArray[np.float32]) -> float:
     return float(1 - inner / total) if total > 0 else 0.0
 
 
-def border_warning(share: float) -> str | None:
-    """What to say of a share of evidence in the border; None where it is no more than the border's area."""
+def border_warning(heat: NDArray[np.float32], evidence: str = "the evidence") -> str | None:
+    """What to say of a map whose evidence lies in the border; None where it is no more than the border's area.
+
+    Args:
+        heat: float32, (h, w).
+        evidence: what it is called.
+    """
+    share = border_share(heat)
     if share <= BORDER_AREA:
         return None
     return (
-        f"Beware: {share:.0%} of the evidence lies in the border of the picture, {BORDER_AREA:.0%} of its area. "
+        f"Beware: {share:.0%} of {evidence} lies in the border of the picture, {BORDER_AREA:.0%} of its area. "
         "The background may have spoken: cut the photo to the animal."
     )
 

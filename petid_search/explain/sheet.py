@@ -11,7 +11,7 @@ from petid_search.explain.canvas import MARGIN, Canvas
 from petid_search.explain.classes import ClassExplanation
 from petid_search.explain.colours import REGION_COLOURS, heated, in_regions
 from petid_search.explain.explanation import Explanation
-from petid_search.explain.maps import border_warning, peak
+from petid_search.explain.maps import peak
 from petid_search.explain.regions import Regions
 from petid_search.identify import Candidate, Identification
 from petid_search.images import open_image
@@ -57,7 +57,7 @@ def draw(explanation: Explanation | ClassExplanation, belief: "Belief | None" = 
         _draw_similarities(canvas, explanation)
         most = "most of the similarity; all maps are on one scale, but for those of why the one and not the other"
     canvas.scale_bar(most)
-    if warning := border_warning(explanation.border_share):
+    for warning in explanation.warnings:
         canvas.warning(warning)
     if belief is not None:
         _draw_belief(canvas, belief)
