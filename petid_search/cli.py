@@ -159,6 +159,8 @@ def enroll(
         # The model is found before the gallery is made: without one, no empty gallery is left behind.
         embedder = _embedder_for(gallery, model)
         with Gallery(gallery, create=True) as herd_book:
+            names = {shown for _, shown in plan.photos}
+            is_one = name is None and len(names) == 1 < len(plan.photos) and not names & herd_book.individuals().keys()
             outcomes = library.enroll(herd_book, plan.photos, embedder, link=link, corrected=name is None)
             for outcome in _with_progress(outcomes, len(plan.photos), "Enrolling", quiet):
                 counts[outcome.status] += 1
@@ -195,6 +197,12 @@ def enroll(
                 f"enrolled before, {removed}{counts['failed']} failed. The gallery {gallery} has {size}.",
                 quiet,
             )
+            if is_one and counts["enrolled"]:
+                _say(
+                    f"All of them are one animal, {names.pop()}, as their folder is called. If they show several: "
+                    "`petid undo`, then a sub-folder for each.",
+                    quiet,
+                )
             if burst:
                 _say(
                     f"{burst} photos are nearly identical to another of the same individual: see `petid dedup`.", quiet

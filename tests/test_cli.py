@@ -172,6 +172,18 @@ def test_the_commands_of_every_day_never_import_tensorflow(imports_of, filled, t
 # One day after the other
 
 
+def test_a_folder_of_loose_photos_is_told_to_be_one_animal_when_that_is_new(petid, take_photo):
+    folder = take_photo(1, path="found/0.png").parent
+    take_photo(2, path="found/1.png")
+    told = "All of them are one animal, found, as their folder is called."
+    assert told in answer(petid("enroll", folder, "--model", "small"))
+    take_photo(3, path="found/2.png")
+    assert told not in answer(petid("enroll", folder))
+    others = take_photo(4, path="rex/0.png").parent
+    take_photo(5, path="rex/1.png")
+    assert "one animal" not in answer(petid("enroll", others, "--as", "Rex"))
+
+
 def test_the_daily_life_of_a_gallery(petid, take_photos, take_photo, tmp_path):
     photos = take_photos(30, 4)
     said = answer(petid("enroll", photos, "--model", "small"))
