@@ -25,9 +25,11 @@ from common import imagenet_embedder, individuals, report
 
 from petid_search.evaluate.trained_on import training_of
 from petid_search.explain.classes import ClassExplainer
+from petid_search.explain.explanation import similarity_map
 from petid_search.explain.faithfulness import Curves, Faithfulness, Score, measure
-from petid_search.explain.maps import BORDER_AREA, border_share, hires_cam
+from petid_search.explain.maps import BORDER_AREA, border_share
 from petid_search.explain.sanity import SanityCheck, rank_correlation
+from petid_search.explain.views import views
 from petid_search.images import open_image
 from petid_search.metrics.bootstrap import bootstrap_interval
 from petid_search.models.home import open_model
@@ -63,7 +65,8 @@ def similarities(dogs: Sequence[Sequence[Path]], embedder: Embedder, sanity: San
     for photos in dogs:
         image, other = (open_image(photo, embedder.input_size) for photo in (photos[0], photos[-1]))
         embeddings, features = embedder.features(np.stack([image, other]))
-        heat = hires_cam(features[0], embeddings[1], head)
+        seen = embedder.features(views(image, features.shape[1]))[1]
+        heat = similarity_map(seen, embeddings[1], head)
         yield heat, measure(image, heat, likeness(embedder, embeddings[1])), sanity.of_similarity(image, other)
 
 

@@ -103,7 +103,7 @@ def test_the_best_candidate_and_the_runner_up_are_explained(filled, embedder, ta
     assert explanation.candidates == explanation.identification.candidates[:2]
     assert explanation.candidates[0].individual == "7"
     for heat in (*explanation.on_probe, *explanation.on_candidate):
-        assert heat.shape == (4, 4)
+        assert heat.shape == (12, 12)
         assert np.isfinite(heat).all()
         assert heat.max() > 0
 

@@ -8,6 +8,7 @@ from test_explain_classes import tiny, tiny_network, write_bundle_of  # noqa: F4
 from petid_search.explain import ClassExplainer, Examiner, border_share, border_warning, draw
 from petid_search.explain.faithfulness import STEPS, centred_blob, measure
 from petid_search.explain.maps import BORDER_AREA
+from petid_search.explain.views import stitched
 from petid_search.explain.sanity import SHARES, rank_correlation
 from petid_search.models.architecture import Classifier, Head
 from petid_search.models.gradients import Differentiable
@@ -29,7 +30,7 @@ def bright_corner():
 def test_a_map_of_the_right_place_beats_chance_and_the_middle(bright_corner):
     heat = np.zeros((4, 4), np.float32)
     heat[:2, :2] = 1
-    found = measure(bright_corner, heat, brightness_of_the_corner)
+    found = measure(bright_corner, stitched([heat]), brightness_of_the_corner)
     assert found.beats_random
     assert found.beats_blob
     curves = found.of_map
@@ -43,7 +44,7 @@ def test_a_map_of_the_right_place_beats_chance_and_the_middle(bright_corner):
 def test_a_map_of_the_wrong_place_beats_nothing(bright_corner):
     heat = np.zeros((4, 4), np.float32)
     heat[2:, 2:] = 1
-    found = measure(bright_corner, heat, brightness_of_the_corner)
+    found = measure(bright_corner, stitched([heat]), brightness_of_the_corner)
     assert not found.beats_random
     assert not found.beats_blob
     assert found.of_map.deletion_area > found.of_random.deletion_area

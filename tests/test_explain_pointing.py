@@ -9,6 +9,7 @@ import pytest
 from petid_search.explain.classifier import LinearClassifier
 from petid_search.explain.faithfulness import centred_blob
 from petid_search.explain.maps import enlarged
+from petid_search.explain.views import stitched
 from petid_search.models.linear_head import LinearHead
 
 SIZE, CELL = 96, 8
@@ -57,7 +58,7 @@ def test_the_map_of_an_individual_lies_on_the_one_marking_that_tells_it_from_the
     learning = features[:, HELD_OUT:].reshape(-1, *features.shape[2:])
     classifier, mean = trained_on(learning, np.repeat(np.arange(5), PHOTOS - HELD_OUT))
     right, hits, blob_hits, gains, blob_gains = [], [], [], [], []
-    blob = enlarged(centred_blob(features.shape[2:4]), (SIZE, SIZE))
+    blob = enlarged(stitched([centred_blob(features.shape[2:4])]), (SIZE, SIZE))
     for individual in range(5):
         for photo in range(HELD_OUT):
             mask = masks[individual, photo]
@@ -65,7 +66,8 @@ def test_the_map_of_an_individual_lies_on_the_one_marking_that_tells_it_from_the
                 continue
             one = features[individual, photo]
             right.append(int(np.argmax((one.mean((0, 1)) - mean) @ classifier.kernel)) == individual)
-            heat = enlarged(classifier.explain(one, np.empty(0, np.float32), individual), (SIZE, SIZE))
+            heat = stitched([classifier.explain(one, np.empty(0, np.float32), individual)])
+            heat = np.maximum(enlarged(heat, (SIZE, SIZE)), 0)
             for drawn, pointed, gain in ((heat, hits, gains), (blob, blob_hits, blob_gains)):
                 pointed.append(mask[np.unravel_index(drawn.argmax(), drawn.shape)])
                 gain.append(drawn[mask].sum() / drawn.sum() / mask.mean())  # energy inside, against the area

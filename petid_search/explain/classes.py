@@ -2,18 +2,23 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from petid_search.embed import Unreadable
 from petid_search.errors import ModelError, PhotoError
-from petid_search.explain.classifier import has_closed_form, read_classifier
+from petid_search.explain.classifier import LinearClassifier, has_closed_form, read_classifier
 from petid_search.explain.maps import border_share, border_warning, cam_by_gradient
+from petid_search.explain.views import stitched, views
 from petid_search.images import decode, read_photo
 from petid_search.models.runtime import Embedder
+
+if TYPE_CHECKING:
+    from petid_search.models.gradients import Differentiable
 
 _BEST: Final = 3
 """Classes that are explained side by side where none is asked for."""
@@ -28,8 +33,8 @@ class ClassExplanation:
         model: name of the model.
         layer: the layer whose map is explained; None for the last.
         scores: of the classes explained, in [0, 1], the best class of all first.
-        maps: for each of them, on the photo as the model sees it, float32, (h, w): shares of the score before the
-            activation (a logit; of a cosine classifier, a cosine), negative where a place speaks against it.
+        maps: for each of them, on the photo as the model sees it, float32, (3h, 3w), see `views`: shares of the score
+            before the activation (a logit; of a cosine classifier, a cosine), negative where a place speaks against it.
     """
 
     photo: Path
@@ -91,14 +96,12 @@ class ClassExplainer:
         self.embedder = embedder
         self._asked = [numbers[name] for name in classes]
         self._layer = layer
-        self._linear = None
-        self._network = None
         if layer is None and has_closed_form(embedder.bundle.card.head):
-            self._linear = read_classifier(embedder)
+            self._maps = partial(_in_closed_form, embedder, read_classifier(embedder))
         else:
             from petid_search.models.gradients import Differentiable
 
-            self._network = Differentiable(embedder.bundle, layer)
+            self._maps = partial(_by_gradient, Differentiable(embedder.bundle, layer))
 
     def explain(self, photo: Path) -> ClassExplanation:
         """Score a photo and show where the scores come from.
@@ -106,16 +109,14 @@ class ClassExplainer:
         Raises:
             PhotoError: it cannot be read.
         """
-        image = decode(read_photo(photo), self.embedder.input_size)[None]
-        if self._linear is not None:
-            embeddings, features, scores = self.embedder.everything(image)
-            shown = self._shown(scores[0])
-            maps = [self._linear.explain(features[0], embeddings[0], number) for number in shown]
-        elif self._network is not None:
-            scores = self.embedder.scores(image)
-            shown = self._shown(scores[0])
-            features, gradients = self._network.by_classes(image, shown)
-            maps = [cam_by_gradient(features[0], gradient) for gradient in gradients[0]]
+        image = decode(read_photo(photo), self.embedder.input_size)
+        embeddings, features, scores = self.embedder.everything(image[None])
+        shown = self._shown(scores[0])
+        if self._layer is None:
+            seen = [self._maps(view, shown, embeddings[0]) for view in views(image, features.shape[1])]
+            maps = [stitched(one) for one in zip(*seen, strict=True)]
+        else:
+            maps = [stitched([one]) for one in self._maps(image, shown, embeddings[0])]
         names = [self.embedder.classes[number] for number in shown]
         return ClassExplanation(
             photo,
@@ -137,3 +138,23 @@ class ClassExplainer:
         """The classes to show: the best of all, and then those asked for, or the next best."""
         best = [int(number) for number in np.argsort(-scores, kind="stable")[:_BEST]]
         return list(dict.fromkeys([best[0], *self._asked])) if self._asked else best
+
+
+def _in_closed_form(
+    embedder: Embedder,
+    classifier: LinearClassifier,
+    image: NDArray[np.uint8],
+    shown: Sequence[int],
+    embedding: NDArray[np.float32],
+) -> list[NDArray[np.float32]]:
+    """A map of an image, or of a view of it, for each class shown; the embedding is the image's."""
+    features = embedder.features(image[None])[1][0]
+    return [classifier.explain(features, embedding, number) for number in shown]
+
+
+def _by_gradient(
+    network: "Differentiable", image: NDArray[np.uint8], shown: Sequence[int], _: NDArray[np.float32]
+) -> list[NDArray[np.float32]]:
+    """The same by automatic differentiation."""
+    maps, gradients = network.by_classes(image[None], shown)
+    return [cam_by_gradient(maps[0], gradient) for gradient in gradients[0]]

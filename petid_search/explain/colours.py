@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from petid_search.explain.maps import enlarged
+from petid_search.explain.views import stitched
 
 _VIRIDIS: Final = np.array(
     (
@@ -32,7 +33,7 @@ def heated(picture: Image.Image, heat: NDArray[np.float32], highest: float) -> I
 
     Args:
         picture: RGB.
-        heat: float32, (h, w), drawn from 0 on; it knows the picture brought to a square, and is brought back.
+        heat: float32, (3h, 3w), drawn from 0 on; it knows the picture brought to a square, and is brought back.
         highest: the value at the upper end of the scale.
     """
     strength = enlarged(heat, picture.size) / max(highest, 1e-12)
@@ -51,7 +52,7 @@ def in_regions(picture: Image.Image, regions: NDArray[np.float32]) -> Image.Imag
     grey = np.asarray(picture.convert("L"), np.float64)
     mixed = np.repeat(grey[..., None], 3, axis=2)
     if len(regions):
-        strengths = np.maximum([enlarged(region, picture.size) for region in regions], 0.0)
+        strengths = np.maximum([enlarged(stitched([region]), picture.size) for region in regions], 0.0)
         owner = strengths.argmax(0)
         # Coloured from three quarters of the highest evidence on, grey below a quarter of it.
         evidence = strengths.sum(0) / max(float(strengths.sum(0).max()), 1e-12)

@@ -17,6 +17,7 @@ from petid_search.embed import Unreadable
 from petid_search.errors import GalleryError, PhotoError
 from petid_search.explain.maps import border_share, border_warning, hires_cam
 from petid_search.explain.regions import Regions, pair_regions
+from petid_search.explain.views import stitched, views
 from petid_search.identify import Candidate, Identification, compare, identify
 from petid_search.images import decode, read_photo
 from petid_search.index.gallery import Gallery
@@ -36,12 +37,12 @@ class Explanation:
     Attributes:
         identification: the answer for the probe.
         candidates: those explained: the best, the runner-up or, in its place, the one asked for.
-        on_probe: for each of them a map on the probe, float32, (h, w), in shares of the similarity, negative where a
+        on_probe: for each of them a map on the probe, float32, (3h, 3w), in shares of the similarity, negative where a
             place speaks against it.
         on_candidate: likewise on the candidate's photo.
         regions: for each of them, which parts of the two photos agree.
-        contrast: on the probe, float32, (h, w): how much more a place is like the first candidate's photo than like the
-            second's, in shares of similarity, negative where it is less; None with one candidate only.
+        contrast: on the probe, float32, (3h, 3w): how much more a place is like the first candidate's photo than like
+            the second's, in shares of similarity, negative where it is less; None with one candidate only.
         embeddings: float32, (candidates, d): those of the candidates' photos.
     """
 
@@ -100,6 +101,20 @@ class Explanation:
         if answer.threshold is None or answer.is_of_both(candidate):
             return None
         return max(0.0, answer.threshold - candidate.similarity)
+
+
+def similarity_map(seen: NDArray[np.float32], other: NDArray[np.float32], head: LinearHead) -> NDArray[np.float32]:
+    """HiResCAM of the similarity to an embedding, from the feature maps of an image's views.
+
+    Args:
+        seen: float32, (9, h, w, c), of what `views` gave.
+        other: as for `hires_cam`.
+        head: as for `hires_cam`.
+
+    Returns:
+        float32, (3h, 3w), adding up to the mean similarity of the views; see `stitched`.
+    """
+    return stitched([hires_cam(features, other, head) for features in seen])
 
 
 def explain(
@@ -169,14 +184,15 @@ def _explain(
         raise GalleryError(f"Nobody is enrolled in {gallery.folder} whom the photo could be compared with.")
     images = [image, *(decode(read_photo(one.file), embedder.input_size) for one in candidates)]
     embeddings, features = embedder.features(np.stack(images))
+    seen = [embedder.features(views(one, features.shape[1]))[1] for one in images]
     contrast = None
     if len(candidates) > 1:
-        contrast = hires_cam(features[0], embeddings[1] - embeddings[2], head)
+        contrast = similarity_map(seen[0], embeddings[1] - embeddings[2], head)
     return Explanation(
         answer,
         candidates,
-        tuple(hires_cam(features[0], other, head) for other in embeddings[1:]),
-        tuple(hires_cam(one, embeddings[0], head) for one in features[1:]),
+        tuple(similarity_map(seen[0], other, head) for other in embeddings[1:]),
+        tuple(similarity_map(one, embeddings[0], head) for one in seen[1:]),
         tuple(pair_regions(features[0], one, head) for one in features[1:]),
         contrast,
         embeddings[1:],

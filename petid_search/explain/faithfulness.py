@@ -93,7 +93,7 @@ def measure(image: NDArray[np.uint8], heat: NDArray[np.float32], score: Score, *
 
     Args:
         image: uint8, (size, size, 3), as the model sees it.
-        heat: float32, (h, w).
+        heat: float32, (3h, 3w).
         score: the value that the map explains.
         seed: of the random maps and of the order of pixels that are equal.
     """

@@ -22,8 +22,9 @@ BORDER_AREA: Final = 1 - (1 - 2 * BORDER) ** 2
 """Share of the picture that the border takes: that of the evidence in it if a map were the same everywhere. More than
 this says that the border spoke louder than the middle, where the animal is; then one is warned."""
 
-SPREAD: Final = 0.7
-"""Deviation of the bell by which maps are spread before they are enlarged, in cells."""
+SPREAD: Final = 2.0
+"""Deviation of the bell by which maps are spread before they are enlarged, in cells: two thirds of one of the feature
+map, of which each is three by three (see `views`)."""
 
 
 def hires_cam(
@@ -91,10 +92,10 @@ def enlarged(heat: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.flo
     """A map at a picture's size, as it is drawn and as it is tested.
 
     Each cell of a map stands for more than its part of the picture, since the network saw beyond it; so it is spread
-    over its neighbours, by a bell of SPREAD cells, before it is enlarged. That made deletion better on real dogs.
+    over its neighbours before it is enlarged. That made deletion better on real dogs.
 
     Args:
-        heat: float32, (h, w).
+        heat: float32, (3h, 3w), as `views.stitched` gives it.
         size: width and height, in pixels, as Pillow has them.
 
     Returns:
@@ -104,7 +105,7 @@ def enlarged(heat: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.flo
 
 
 def peak(*maps: NDArray[np.float32]) -> float:
-    """The highest value of several maps, each float32, (h, w), once they are spread: the upper end of their scale."""
+    """The highest value of several maps, each float32, (3h, 3w), once they are spread: the upper end of their scale."""
     return max(float(_spread(heat).max()) for heat in maps)
 
 
