@@ -96,6 +96,8 @@ class Identification:
         calibrated_on: how many individuals the threshold was measured on; 0 without one.
         note: why there is no threshold, or no `unknown`, that the gallery has grown since they were measured, or that
             the model's calibration speaks; else empty.
+        familiar: whether probe and first candidate's photo are of the kind that the model's calibration was measured
+            on; True, too, where that does not decide.
         experts: what index and classifier each say; None where the model has no classifier or nobody is enrolled.
     """
 
@@ -112,6 +114,7 @@ class Identification:
     calibration: Source | None
     calibrated_on: int
     note: str
+    familiar: bool
     experts: Experts | None
 
     def is_of_both(self, candidate: Candidate) -> bool:
@@ -324,7 +327,8 @@ class _Judge:
         decision = self._decision(candidates[0], highest) if candidates else "unknown"
         limits = self._limits
         by_index = decision != "unknown" and not self._is_of_both(candidates[0])
-        if by_index and limits.threshold is not None and not self._hold_for(probe.vector, hits[0]):
+        familiar = not by_index or limits.threshold is None or self._hold_for(probe.vector, hits[0])
+        if not familiar:
             decision, limits = "uncertain", limits.elsewhere(self._model.name, self._fpir)
         return Identification(
             photo=probe.photo.path,
@@ -340,6 +344,7 @@ class _Judge:
             calibration=limits.source,
             calibrated_on=limits.individuals,
             note=limits.note,
+            familiar=familiar,
             experts=experts,
         )
 

@@ -8,8 +8,8 @@ from test_explain_classes import tiny, tiny_network, write_bundle_of  # noqa: F4
 from petid_search.explain import ClassExplainer, Examiner, border_share, border_warning, draw
 from petid_search.explain.faithfulness import STEPS, centred_blob, measure
 from petid_search.explain.maps import BORDER_AREA
-from petid_search.explain.views import stitched
 from petid_search.explain.sanity import SHARES, rank_correlation
+from petid_search.explain.views import stitched
 from petid_search.models.architecture import Classifier, Head
 from petid_search.models.gradients import Differentiable
 from petid_search.models.runtime import Embedder

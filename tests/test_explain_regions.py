@@ -33,7 +33,7 @@ def test_what_is_alike_is_paired_wherever_it_lies_however_alike_the_rest_is(comm
     assert found == {0, 1, 2}
 
 
-def test_shares_are_of_the_similarity_and_the_largest_comes_first():
+def test_shares_are_of_what_agrees_and_the_largest_comes_first():
     probe = places((UP, slice(None), 0), (DOWN, RIGHT, 1), common=0.0)
     candidate = places((UP, slice(None), 0), (DOWN, LEFT, 1), common=0.0)
     regions = pair_regions(probe, candidate, LinearHead("avg"))
@@ -50,6 +50,17 @@ def test_through_a_projection_only_what_it_keeps_can_agree():
     kernel[1, 0] = kernel[2, 1] = 1
     regions = pair_regions(probe, candidate, LinearHead("avg", kernel, np.zeros(2, np.float32)))
     assert np.unravel_index(regions.on_probe[0].argmax(), (6, 6)) in {(r, c) for r in (4, 5) for c in (4, 5)}
+
+
+def test_shares_stay_below_one_where_nearly_as_much_disagrees():
+    probe = places((UP, LEFT, 0), (DOWN, RIGHT, 1), common=0.0)
+    candidate = places((UP, LEFT, 0), (DOWN, RIGHT, 2), common=0.0)
+    kernel = np.eye(8, dtype=np.float32)
+    kernel[2] = -0.9 * kernel[1]  # of what the probe has down there, the candidate has the opposite
+    similarity = (probe.mean((0, 1)) @ kernel) @ (candidate.mean((0, 1)) @ kernel)
+    assert similarity > 0
+    regions = pair_regions(probe, candidate, LinearHead("avg", kernel, np.zeros(8, np.float32)))
+    assert regions.shares == pytest.approx((1.0,))
 
 
 def test_what_a_bias_takes_away_from_all_photos_is_no_evidence():

@@ -118,7 +118,7 @@ def ask(gallery, embedder, enrolled, probe):
 
 def test_a_stranger_of_another_kind_is_not_called_by_the_name_of_the_only_one_enrolled(models, gallery, pictures):
     answer = ask(gallery, models["kind"], *pictures)
-    assert (answer.decision, answer.individual) == ("uncertain", None)
+    assert (answer.decision, answer.individual, answer.familiar) == ("uncertain", None, False)
     assert (answer.threshold, answer.calibration, answer.calibrated_on, answer.probability) == (None, None, 0, None)
     assert answer.note == (
         "these two photos are of another kind than those of 120 individuals that the calibration carried by model kind "
@@ -136,6 +136,7 @@ def test_it_would_be_if_the_model_did_not_tell_of_what_kind_its_calibration_is(m
 def test_an_animal_of_the_kind_is_called_by_its_name(models, gallery, take_photo):
     answer = ask(gallery, models["kind"], take_photo(1, 0), take_photo(1, 1))
     assert (answer.decision, answer.individual, answer.calibration) == ("match", "Tom", "model")
+    assert answer.familiar
     assert answer.probability > 0.9
 
 

@@ -12,17 +12,19 @@ REGIONS: Final = 3
 """Pairs of regions that are looked for: more fell apart into pieces that no eye would pair."""
 
 _ROUNDS: Final = 500
+_NOTHING: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Regions:
-    """Pairs of regions, one on each photo, that agree; the pair that makes up most of the similarity first.
+    """Pairs of regions, one on each photo, that agree; the pair that makes up most of what agrees first.
 
     Attributes:
         on_probe: float32, (k, h, w): for each place what it adds to the similarity, in the map of its own region; 0 in
             the others.
         on_candidate: float32, (k, h', w'), likewise.
-        shares: what the places of a pair, each with each, make up of the similarity of all places, in (0, 1].
+        shares: what the places of a pair, each with each, make up of all that agrees, in (0, 1]. The similarity is that
+            less what disagrees.
     """
 
     on_probe: NDArray[np.float32]
@@ -64,10 +66,14 @@ def pair_regions(
     agreeing = np.maximum(products, 0.0)
     expected = np.outer(agreeing.sum(1), agreeing.sum(0)) / agreeing.sum()
     excess = np.maximum(agreeing - expected, 0.0)
+    if (
+        excess.sum() < _NOTHING * agreeing.sum()
+    ):  # only one part agrees, or all alike
+        excess = agreeing
     left, right = _factorise(excess)
     in_probe = _owned(left)
     in_candidate = _owned(right)
-    shares = np.einsum("ir,ij,jr->r", in_probe, products, in_candidate) / total
+    shares = np.einsum("ir,ij,jr->r", in_probe, agreeing, in_candidate) / agreeing.sum()
     order = [region for region in np.argsort(-shares, kind="stable") if shares[region] > 0]
     return Regions(
         _strengths(in_probe, of_probe)[order].reshape(-1, *features.shape[:2]),

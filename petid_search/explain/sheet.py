@@ -166,14 +166,14 @@ def _draw_bars(canvas: Canvas, explanation: Explanation) -> None:
 
 
 def _draw_shares(canvas: Canvas, regions: Regions) -> None:
-    """The legend of the regions: how much of the similarity each pair makes up."""
+    """The legend of the regions: how much of what agrees each pair makes up."""
     left = _COLUMNS[4]
     for letter, colour, share in zip(_LETTERS, REGION_COLOURS, regions.shares, strict=False):
         canvas.pen(20).rectangle((left, canvas.top + 1, left + 15, canvas.top + 16), fill=colour)
         canvas.write((left + 20, canvas.top), f"{letter}  {share:.0%}", room=72)
         left += 98
     if regions.shares:
-        canvas.write((left, canvas.top), "of the similarity", room=160, light=True)
+        canvas.write((left, canvas.top), "of what agrees", room=160, light=True)
 
 
 def _draw_belief(canvas: Canvas, belief: "Belief") -> None:
@@ -218,7 +218,8 @@ def _reason(explanation: Explanation) -> str:
         said = f"similarity {best.similarity:.2f} to {best.individual}, classifier {best.classifier_score:.1%}"
         return f"{said}: together {best.probability:.1%}; a match needs {answer.experts.threshold:.1%}"
     if answer.threshold is None:
-        return f"{best.individual} is nearest; the gallery has too few photos to say what a match needs"
+        why = "the gallery has too few photos" if answer.familiar else "the photos are of another kind than the model's"
+        return f"{best.individual} is nearest; {why} to say what a match needs"
     whose = ", by the model's calibration" if answer.calibration == "model" else ""
     needed = f"a match needs {answer.threshold:.2f}, which {answer.fpir * 100:g}% of strangers would reach{whose}"
     if answer.decision == "match":
