@@ -197,7 +197,7 @@ def enroll(
                 f"enrolled before, {removed}{counts['failed']} failed. The gallery {gallery} has {size}.",
                 quiet,
             )
-            if is_one and counts["enrolled"]:
+            if is_one and counts["enrolled"] == len(plan.photos):
                 _say(
                     f"All of them are one animal, {names.pop()}, as their folder is called. If they show several: "
                     "`petid undo`, then a sub-folder for each.",

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from petid_search.calibrate import Source, Together, speaking, speaking_of_pairs, speaking_together
 from petid_search.calibrate.combined import probability_of
+from petid_search.calibrate.speaking import of_another_kind
 from petid_search.embed import Embedded, Unreadable, embed_photos
 from petid_search.errors import GalleryError
 from petid_search.index.gallery import Gallery
@@ -214,8 +215,8 @@ def verify(first: Path, second: Path, gallery: Gallery, embedder: Embedder, *, f
             vectors.append(result.vector)
     similarity = float(np.clip(vectors[0] @ vectors[1], -1.0, 1.0))
     limits = speaking_of_pairs(gallery, embedder.bundle.card, far)
-    if limits.threshold is not None and similarity >= limits.lower and not limits.hold_for(vectors[0], vectors[1]):
-        limits = limits.elsewhere(embedder.name, far)
+    if limits.threshold is not None and limits.familiar is not None and not limits.familiar.holds(*vectors):
+        limits = of_another_kind(limits.individuals, embedder.name, far)
     decision: Literal["match", "uncertain", "different"] = "uncertain"
     if limits.threshold is not None and similarity >= limits.threshold:
         decision = "match"
@@ -299,20 +300,19 @@ class _Judge:
     def candidate(self, probe: NDArray[np.float32], hit: Hit, scores: Mapping[str, float]) -> Candidate:
         photo = self._gallery.photo(hit.photo_id)
         score = scores.get(hit.individual)
-        if self._together is None:
-            probability = self._limits.probability(hit.similarity) if self._hold_for(probe, hit) else None
-        else:
-            probability = probability_of(self._together.weights.evidence_of(hit.similarity, score))
+        probability = None
+        if self._is_familiar(probe, hit, score):
+            if self._together is None:
+                probability = self._limits.probability(hit.similarity)
+            else:
+                probability = probability_of(self._together.weights.evidence_of(hit.similarity, score))
         return Candidate(hit.individual, hit.similarity, probability, photo.source, photo.file, score)
 
-    def _is_of_both(self, candidate: Candidate) -> bool:
-        return self._together is not None and candidate.classifier_score is not None
-
-    def _hold_for(self, probe: NDArray[np.float32], hit: Hit) -> bool:
-        """Whether the index's limits are of such photos as the probe and the one found for it."""
-        if self._limits.familiar is None:
-            return True
-        return self._limits.hold_for(probe, self._gallery.embeddings(np.array([hit.photo_id]))[0])
+    def _is_familiar(self, probe: NDArray[np.float32], hit: Hit, score: float | None) -> bool:
+        """Whether the probe and the photo found for it are of the kind that decides of it was measured on."""
+        by_both = self._together is not None and score is not None
+        familiar = self._together.familiar if self._together is not None and by_both else self._limits.familiar
+        return familiar is None or familiar.holds(probe, self._gallery.embeddings(np.array([hit.photo_id]))[0])
 
     def _search(self, probes: NDArray[np.float32], look: int) -> list[list[Hit]]:
         return self._gallery.index.search(probes, look, model=self._model)
@@ -326,10 +326,13 @@ class _Judge:
         candidates = tuple(self.candidate(probe.vector, hit, scores) for hit in hits[: self._top])
         decision = self._decision(candidates[0], highest) if candidates else "unknown"
         limits = self._limits
-        by_index = decision != "unknown" and not self._is_of_both(candidates[0])
-        familiar = not by_index or limits.threshold is None or self._hold_for(probe.vector, hits[0])
+        familiar = not candidates or self._is_familiar(probe.vector, hits[0], candidates[0].classifier_score)
         if not familiar:
-            decision, limits = "uncertain", limits.elsewhere(self._model.name, self._fpir)
+            decision = "uncertain"
+            of = limits.individuals if experts is None or not experts.together else experts.strangers
+            if of:
+                limits = of_another_kind(of, self._model.name, self._fpir)
+            experts = None if experts is None else replace(experts, together=False, threshold=None, strangers=0)
         return Identification(
             photo=probe.photo.path,
             decision=decision,
@@ -352,7 +355,7 @@ class _Judge:
         """What to say of the first candidate, where the most similar one has this similarity."""
         limits, together = self._limits, self._together
         is_under = limits.threshold is not None and highest < limits.lower
-        if together is not None and self._is_of_both(first):
+        if together is not None and first.classifier_score is not None:
             evidence = together.weights.evidence_of(first.similarity, first.classifier_score)
             if evidence >= together.threshold:
                 return "match"

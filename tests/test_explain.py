@@ -8,6 +8,7 @@ from PIL import Image
 from petid_search.enroll import enroll, plan_enrolment
 from petid_search.errors import GalleryError, PhotoError
 from petid_search.explain import draw, explain, hires_cam
+from petid_search.explain.maps import evidence_for
 from petid_search.models.architecture import Head
 from petid_search.models.linear_head import LinearHead
 
@@ -86,6 +87,20 @@ def test_the_maps_add_up_to_the_similarity_with_what_speaks_against_it(pooling):
     heat = hires_cam(features[0], embeddings[1], head)
     assert heat.min() < 0
     assert heat.sum() == pytest.approx(embeddings[0] @ embeddings[1], abs=1e-5)
+
+
+def test_with_a_bias_the_evidence_adds_up_to_the_similarity_too():
+    rng = np.random.default_rng(0)
+    features = np.maximum(rng.normal(-1, 1, (2, 7, 7, 30)), 0).astype(np.float32)
+    kernel = rng.normal(size=(30, 12)).astype(np.float32)
+    head = LinearHead("gem", kernel, -features.mean((0, 1, 2)) @ kernel)
+    embeddings = np.stack([head.vector(one) / head.length(one) for one in features])
+    heat = evidence_for(features[0], embeddings[1], head)
+    assert heat.sum() == pytest.approx(embeddings[0] @ embeddings[1], abs=1e-5)
+    assert abs(hires_cam(features[0], embeddings[1], head).sum() - heat.sum()) > 0.1
+    itself = evidence_for(features[0], embeddings[0], head)
+    contrast = evidence_for(features[0], embeddings[0] - embeddings[1], head)
+    np.testing.assert_allclose(contrast, itself - heat, atol=1e-6)
 
 
 def test_the_heat_lies_where_the_two_photos_agree():

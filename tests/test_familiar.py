@@ -9,9 +9,11 @@ from herd import to_unit
 from PIL import Image
 
 from petid_search.calibrate import Carried
+from petid_search.calibrate.combined import Combined, Weights
 from petid_search.calibrate.familiar import Familiar
 from petid_search.enroll import enroll
 from petid_search.explain import draw, explain
+from petid_search.explain.sheet import _reason
 from petid_search.identify import identify, verify
 from petid_search.models.runtime import Embedder
 
@@ -98,6 +100,9 @@ def models(tmp_path_factory):
     once = {key: value for key, value in carried.items() if key != "familiar"}
     bundles = [write_small_model(folder, "kind", seed=1, calibration=carried)]
     bundles += [write_small_model(folder, "once", seed=1, calibration=once)]
+    combined = Combined(Weights((0.0, 5.0, 0.01), (0.0, 5.0)), 120, 3.0, 120, (0.01, 0.05), (1.0, 0.0), -9.0)
+    both = {**carried, "combined": combined.to_json()}
+    bundles += [write_small_model(folder, "both", seed=1, classes=("1", "2"), calibration=both)]
     return {bundle.card.name: Embedder(bundle) for bundle in bundles}
 
 
@@ -140,9 +145,21 @@ def test_an_animal_of_the_kind_is_called_by_its_name(models, gallery, take_photo
     assert answer.probability > 0.9
 
 
-def test_what_is_like_nobody_enrolled_is_unknown_whatever_its_kind(models, gallery, pictures, take_photo):
-    answer = ask(gallery, models["kind"], take_photo(1, 0), pictures[0])
-    assert (answer.decision, answer.calibration) == ("unknown", "model")
+def test_a_stranger_of_the_kind_is_unknown(models, gallery, take_photo):
+    answer = ask(gallery, models["kind"], take_photo(1, 0), take_photo(2, 0))
+    assert (answer.decision, answer.calibration, answer.familiar) == ("unknown", "model", True)
+
+
+@pytest.mark.parametrize("name", ["1", "Tom"])
+def test_index_and_classifier_together_decide_of_the_kind_only_too(models, gallery, pictures, take_photo, name):
+    photos = [(take_photo(2, 0), "2"), (pictures[0], name)]
+    list(enroll(gallery, photos, models["both"]))
+    answer = next(identify([pictures[1]], gallery, models["both"]))
+    assert (answer.candidates[0].individual, answer.decision, answer.individual) == (name, "uncertain", None)
+    assert (answer.familiar, answer.threshold, answer.probability) == (False, None, None)
+    assert (answer.experts.together, answer.experts.threshold) == (False, None)
+    of_the_kind = next(identify([take_photo(2, 1)], gallery, models["both"]))
+    assert (of_the_kind.decision, of_the_kind.individual, of_the_kind.experts.together) == ("match", "2", True)
 
 
 def test_two_photos_of_another_kind_are_not_verified(models, gallery, pictures, take_photo):
@@ -158,4 +175,5 @@ def test_an_explanation_is_drawn_of_what_the_calibration_does_not_decide(models,
     list(enroll(gallery, [(pictures[0], "Tom")], models["kind"]))
     explanation = explain(pictures[1], gallery, models["kind"])
     assert (explanation.identification.decision, explanation.candidates[0].probability) == ("uncertain", None)
+    assert _reason(explanation).endswith("cannot be said: the photos are of another kind than the model's")
     assert draw(explanation).height > 200

@@ -6,6 +6,7 @@ embeddings can, since they lie away from the few directions along which those of
 """
 
 import base64
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -22,6 +23,7 @@ _LEAST: Final = 8
 _INSIDE: Final = 0.95
 """Share of the calibration's own photos that are familiar."""
 _FOLDS: Final = 10
+_DIGITS: Final = 1e4
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +33,8 @@ class Familiar:
     Attributes:
         mean: float32, (d,), of those embeddings.
         directions: float32, (k, d), unit length: their principal axes, orthogonal as far as 8 bits each have it.
-        limit: the squared distance from mean and directions within which 95 % of those photos lie, each animal weighing
-            the same; in (0, 4).
+        limit: the squared distance from mean and directions within which 95 % of the photos of animals lie that the
+            directions were not made of, each animal weighing the same; in (0, 4).
 
     Source: Wang, Li, Feng, Zhang, "ViM: out-of-distribution with virtual-logit matching", CVPR 2022, arXiv:2203.10807,
     section 4.1 (the residual as a score for what is of another kind).
@@ -61,7 +63,7 @@ class Familiar:
             own = numbers % _FOLDS == fold
             distances[own] = cls(*_axes(embeddings[~own], weights[~own], count), limit=0.0).distances(embeddings[own])
         limit = np.quantile(distances, _INSIDE, weights=weights, method="inverted_cdf")
-        return cls(*_axes(embeddings, weights, count), limit=round(float(limit), 4))
+        return cls(*_axes(embeddings, weights, count), limit=math.ceil(limit * _DIGITS) / _DIGITS)
 
     def distances(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
         """Squared distance of each embedding, float32, (n, d), from mean and directions: float64, (n,)."""
@@ -93,10 +95,12 @@ def _axes(
     embeddings: NDArray[np.float32], weights: NDArray[np.float64], count: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean and principal axes, each photo with its weight, as a card has them."""
+    from scipy.sparse.linalg import eigsh
+
     mean = np.average(embeddings, axis=0, weights=weights)
     apart = (embeddings - mean) * np.sqrt(weights)[:, None]
-    _, axes = np.linalg.eigh(apart.T @ apart)
-    return mean.astype(np.float16).astype(np.float32), _of_unit_length(_in_8_bits(axes[:, : -count - 1 : -1].T))
+    _, axes = eigsh((apart.T @ apart).astype(np.float64), k=count, v0=np.ones(len(mean)))  # a start, to repeat it
+    return mean.astype(np.float16).astype(np.float32), _of_unit_length(_in_8_bits(axes[:, ::-1].T))
 
 
 def _in_8_bits(directions: NDArray[Any]) -> NDArray[np.int8]:

@@ -5,9 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from petid_search.calibrate.calibration import Calibration
 from petid_search.calibrate.carried import Carried
 from petid_search.calibrate.combined import Combined, Weights
@@ -48,18 +45,6 @@ class Limits:
     probability: Callable[[float], float | None]
     familiar: Familiar | None = None
 
-    def hold_for(self, one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
-        """Whether they hold for two photos, embeddings of (d,): whether these are of the kind measured."""
-        return self.familiar is None or self.familiar.holds(one, other)
-
-    def elsewhere(self, model: str, fpir: float) -> "Limits":
-        """What is left of the limits that a model carries where they do not hold: nothing but a note why."""
-        note = (
-            f"these two photos are of another kind than those of {self.individuals} individuals that the calibration "
-            f"carried by model {model} was measured on, so it does not hold; {_measured_on_yours(fpir)}"
-        )
-        return Limits(None, -math.inf, None, 0, note, lambda _: None)
-
 
 @dataclass(frozen=True, slots=True)
 class Together:
@@ -71,6 +56,7 @@ class Together:
         lower: the evidence under which a probe may be `unknown`; minus infinity where that cannot be stated.
         strangers: how many individuals the threshold was measured on.
         note: whom the classifier does not know, and that the index alone decides of; else empty.
+        familiar: as in Limits.
     """
 
     weights: Weights
@@ -78,6 +64,16 @@ class Together:
     lower: float
     strangers: int
     note: str
+    familiar: Familiar | None = None
+
+
+def of_another_kind(individuals: int, model: str, fpir: float) -> Limits:
+    """The limits for photos of another kind than those of the individuals that a model carries its own of: none."""
+    note = (
+        f"these two photos are of another kind than those of {individuals} individuals that the calibration carried by "
+        f"model {model} was measured on, so it does not hold; {_measured_on_yours(fpir)}"
+    )
+    return Limits(None, -math.inf, None, 0, note, lambda _: None)
 
 
 def speaking(gallery: Gallery, card: Card, fpir: float) -> Limits:
@@ -124,6 +120,7 @@ def speaking_together(gallery: Gallery, card: Card, fpir: float) -> tuple[Togeth
         fpir: in (0, 1).
     """
     combined = Combined.from_json((card.calibration or {}).get("combined"))
+    carried = Carried.from_json(card.calibration)
     enrolled = gallery.individuals()
     known = len(enrolled.keys() & set(card.classes))
     if combined is None or not known:
@@ -135,7 +132,8 @@ def speaking_together(gallery: Gallery, card: Card, fpir: float) -> tuple[Togeth
         return None, f"{error}; so the index decides alone"
     lower = -math.inf if combined.lower is None else min(threshold, combined.lower)
     note = f"the classifier knows {known} of {size} enrolled; of the others the index decides" if known < size else ""
-    return Together(combined.weights, threshold, lower, combined.individuals, note), ""
+    familiar = None if carried is None else carried.familiar
+    return Together(combined.weights, threshold, lower, combined.individuals, note, familiar), ""
 
 
 def speaking_of_pairs(gallery: Gallery, card: Card, far: float) -> Limits:

@@ -21,7 +21,7 @@ class Belief:
     Attributes:
         faithfulness: deletion and insertion.
         under_shuffled_weights: for each share of shuffled kernels, the partial rank correlation with the map
-            of the model (see sanity.rank_correlation).
+            of the model, both of the photo's own view (see sanity.rank_correlation).
     """
 
     faithfulness: Faithfulness

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from petid_search.embed import Unreadable
 from petid_search.errors import GalleryError, PhotoError
-from petid_search.explain.maps import border_share, border_warning, hires_cam
+from petid_search.explain.maps import border_share, border_warning, evidence_for
 from petid_search.explain.regions import Regions, pair_regions
 from petid_search.explain.views import stitched, views
 from petid_search.identify import Candidate, Identification, compare, identify
@@ -104,7 +104,7 @@ class Explanation:
 
 
 def similarity_map(seen: NDArray[np.float32], other: NDArray[np.float32], head: LinearHead) -> NDArray[np.float32]:
-    """HiResCAM of the similarity to an embedding, from the feature maps of an image's views.
+    """Where an image is like an embedding, from the feature maps of its views.
 
     Args:
         seen: float32, (9, h, w, c), of what `views` gave.
@@ -112,9 +112,9 @@ def similarity_map(seen: NDArray[np.float32], other: NDArray[np.float32], head: 
         head: as for `hires_cam`.
 
     Returns:
-        float32, (3h, 3w), adding up to the mean similarity of the views; see `stitched`.
+        float32, (3h, 3w), adding up to the mean similarity of the views; see `evidence_for` and `stitched`.
     """
-    return stitched([hires_cam(features, other, head) for features in seen])
+    return stitched([evidence_for(features, other, head) for features in seen])
 
 
 def explain(

@@ -37,7 +37,7 @@ def hires_cam(
     With p the pooled feature map, projected where there is a head, and e the other embedding, what is explained is
     ⟨p, e⟩/|p| with |p| held fixed, just as a class is explained by its score before the softmax: through the scaling,
     the gradient would vanish where two photos are most alike. Where the projection has no bias, the map adds up to the
-    similarity.
+    similarity; for what it does where there is one, see evidence_for.
 
     Args:
         features: float32, (h, w, c).
@@ -56,6 +56,30 @@ def hires_cam(
     return (head.parts(features) @ head.to_channels(other) / head.length(features)).astype(np.float32)
 
 
+def evidence_for(
+    features: NDArray[np.float32],
+    other: NDArray[np.float32],
+    head: LinearHead,
+) -> NDArray[np.float32]:
+    """HiResCAM of a similarity with what the projection's bias adds to it, in equal parts at all places.
+
+    It adds up to the similarity. A bias that takes away what all photos have in common, as that of whitened features
+    does, is large; without it, a place that says no more than any would seem to speak for everybody.
+
+    Args:
+        features: as for hires_cam.
+        other: as for hires_cam.
+        head: as for hires_cam.
+
+    Returns:
+        float32, (h, w); negative where a place speaks against it.
+    """
+    heat = hires_cam(features, other, head)
+    if head.bias is None:
+        return heat
+    return heat + np.float32(head.bias @ other / head.length(features) / heat.size)
+
+
 def cam(features: NDArray[np.float32], direction: NDArray[np.float32], head: LinearHead) -> NDArray[np.float32]:
     """HiResCAM, on a feature map, of the inner product of what it is pooled to with a direction.
 
@@ -65,7 +89,8 @@ def cam(features: NDArray[np.float32], direction: NDArray[np.float32], head: Lin
         head: what pools; its projection does not count.
 
     Returns:
-        float32, (h, w), adding up to the inner product; negative where a place speaks against it.
+        float32, (h, w), adding up to the inner product (a logit less its bias); negative where a place speaks against
+        it.
 
     Source: Draelos and Carin 2020, section 3.3.
     """

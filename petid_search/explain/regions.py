@@ -66,9 +66,7 @@ def pair_regions(
     agreeing = np.maximum(products, 0.0)
     expected = np.outer(agreeing.sum(1), agreeing.sum(0)) / agreeing.sum()
     excess = np.maximum(agreeing - expected, 0.0)
-    if (
-        excess.sum() < _NOTHING * agreeing.sum()
-    ):  # only one part agrees, or all alike
+    if excess.sum() < _NOTHING * agreeing.sum():  # only one part agrees, or all alike
         excess = agreeing
     left, right = _factorise(excess)
     in_probe = _owned(left)

@@ -24,6 +24,8 @@ SHARES: Final = (0.1, 0.5, 1.0)
 class SanityCheck:
     """Compares maps of a model with those of the same network with ever more of its kernels shuffled.
 
+    Each is of the photo itself, one view of the nine that are drawn.
+
     Args:
         bundle: the model; its network is built four times, by TensorFlow.
         layer: whose map; by default the last.

@@ -218,8 +218,12 @@ def _reason(explanation: Explanation) -> str:
         said = f"similarity {best.similarity:.2f} to {best.individual}, classifier {best.classifier_score:.1%}"
         return f"{said}: together {best.probability:.1%}; a match needs {answer.experts.threshold:.1%}"
     if answer.threshold is None:
-        why = "the gallery has too few photos" if answer.familiar else "the photos are of another kind than the model's"
-        return f"{best.individual} is nearest; {why} to say what a match needs"
+        why = (
+            "the gallery has too few photos for it"
+            if answer.familiar
+            else "the photos are of another kind than the model's"
+        )
+        return f"{best.individual} is nearest; what a match needs cannot be said: {why}"
     whose = ", by the model's calibration" if answer.calibration == "model" else ""
     needed = f"a match needs {answer.threshold:.2f}, which {answer.fpir * 100:g}% of strangers would reach{whose}"
     if answer.decision == "match":
