@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def shares(embeddings: np.ndarray, owners: np.ndarray, threshold: float, kind: Familiar) -> list[float]:
-    """Photos of another kind; strangers called by a name, of all and of the kind; and the same of one animal's photos."""
+    """Photos of another kind; strangers called by a name, of all and of the kind; photos of one animal likewise."""
     distances, numbers = kind.distances(embeddings), np.arange(len(owners))
     is_match = embeddings @ embeddings.T >= threshold
     is_familiar = (distances[:, None] + distances) / 2 <= kind.limit
