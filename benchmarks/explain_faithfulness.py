@@ -3,9 +3,10 @@
     python benchmarks/explain_faithfulness.py [MODEL [PHOTOS]]
 
 MODEL is one of PETID_HOME; by default `imagenet`, made of the shared weights. One probe each of so many individuals,
-100 by default, whom the model was not trained on, beside another photo of the same animal: where they are alike. With a
-classifier, also one photo each of so many individuals whom it was trained on: where the best class's score comes from.
-Prints Markdown tables with intervals of 95 % (individuals drawn anew, 1,000 times), and the border's share.
+100 by default, whom the model was not trained on, beside another photo of the same animal: where they are alike; and
+once more with the probe at 0.6 of its size, anywhere in the picture, since in this set each face is in the middle. With
+a classifier, also one photo each of so many individuals whom it was trained on: where the best class's score comes
+from. Prints Markdown tables with intervals of 95 % (individuals drawn anew, 1,000 times), and the border's share.
 
 Deletion: mean similarity or score while the picture is covered, the map's highest places first; lower is better.
 Insertion: while it is uncovered on a blurred copy; higher is better. Both: insertion less deletion. Shuffled weights:
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from common import imagenet_embedder, individuals, report
+from PIL import Image
 
 from petid_search.evaluate.trained_on import training_of
 from petid_search.explain.classes import ClassExplainer
@@ -51,6 +53,9 @@ def main() -> None:
             dogs[any(sha256(photo.read_bytes()).hexdigest() in trained for photo in photos)].append(photos)
     sanity = SanityCheck(embedder.bundle)
     tell(f"similarity, {embedder.name}", similarities(dogs[False][:count], embedder, sanity))
+    rng = np.random.default_rng(0)
+    off_centre = similarities(dogs[False][:count], embedder, None, change=lambda image: anywhere(image, rng))
+    tell(f"similarity, {embedder.name}, probes anywhere in the picture", off_centre)
     if embedder.classes:
         known = dogs[True][:count]
         tell(f"class score, {embedder.name}", class_scores(known, embedder, sanity))
@@ -59,15 +64,34 @@ def main() -> None:
 Measured = tuple[np.ndarray, Faithfulness, dict[float, float]]
 
 
-def similarities(dogs: Sequence[Sequence[Path]], embedder: Embedder, sanity: SanityCheck) -> Iterator[Measured]:
+def similarities(
+    dogs: Sequence[Sequence[Path]],
+    embedder: Embedder,
+    sanity: SanityCheck | None,
+    *,
+    change: Callable[[np.ndarray], np.ndarray] = lambda image: image,
+) -> Iterator[Measured]:
     """The map of each dog's first photo's similarity to its last, and what its tests find."""
     head = embedder.head()
     for photos in dogs:
         image, other = (open_image(photo, embedder.input_size) for photo in (photos[0], photos[-1]))
+        image = change(image)
         embeddings, features = embedder.features(np.stack([image, other]))
         seen = embedder.features(views(image, features.shape[1]))[1]
         heat = similarity_map(seen, embeddings[1], head)
-        yield heat, measure(image, heat, likeness(embedder, embeddings[1])), sanity.of_similarity(image, other)
+        shuffled = {} if sanity is None else sanity.of_similarity(image, other)
+        yield heat, measure(image, heat, likeness(embedder, embeddings[1])), shuffled
+
+
+def anywhere(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An image at 0.6 of its size somewhere in a picture of the mean colour of its edge."""
+    side = image.shape[0]
+    small = Image.fromarray(image).resize((round(0.6 * side),) * 2, Image.Resampling.LANCZOS)
+    edge = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]).mean(axis=0)
+    picture = Image.new("RGB", (side, side), tuple(int(one) for one in edge))
+    left, top = rng.integers(0, side - small.width, 2, endpoint=True)
+    picture.paste(small, (int(left), int(top)))
+    return np.asarray(picture)
 
 
 def class_scores(dogs: Sequence[Sequence[Path]], embedder: Embedder, sanity: SanityCheck) -> Iterator[Measured]:
@@ -105,11 +129,8 @@ def tell(title: str, measured: Iterator[Measured]) -> None:
             difference = "" if kind == "of_map" else interval(values - own, "+")
             cells += [difference] if area is balance else [interval(values), difference]
         print(f"| {name} | {' | '.join(cells)} |")
-    print("\n| shuffled | partial rank correlation with the map |\n|---|---|")
-    for share in shuffled[0]:
-        print(f"| {share:.0%} of the kernels | {interval(np.array([one[share] for one in shuffled]), '+')} |")
-    others = [rank_correlation(one, other) for one, other in zip(heats, heats[1:] + heats[:1], strict=True)]
-    print(f"| nothing; another photo | {interval(np.array(others), '+')} |")
+    if shuffled[0]:
+        tell_shuffled(heats, shuffled)
     borders = np.array([border_share(heat) for heat in heats])
     report(
         f"explain, {title}",
@@ -123,6 +144,15 @@ def tell(title: str, measured: Iterator[Measured]) -> None:
             "seconds a photo": seconds / len(found),
         },
     )
+
+
+def tell_shuffled(heats: Sequence[np.ndarray], shuffled: Sequence[dict[float, float]]) -> None:
+    """Print what becomes of the maps when kernels are shuffled."""
+    print("\n| shuffled | partial rank correlation with the map |\n|---|---|")
+    for share in shuffled[0]:
+        print(f"| {share:.0%} of the kernels | {interval(np.array([one[share] for one in shuffled]), '+')} |")
+    others = [rank_correlation(one, other) for one, other in zip(heats, heats[1:] + heats[:1], strict=True)]
+    print(f"| nothing; another photo | {interval(np.array(others), '+')} |")
 
 
 def deletion(curves: Curves) -> float:
