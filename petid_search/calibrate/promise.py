@@ -88,12 +88,12 @@ class Strangers:
         They would by chance in less than 2.5 of 100 galleries: a binomial test, in which two animals that may have
         reached it because of each other count as one, as do the animals of the gallery.
         """
-        from scipy.stats import binom
+        from scipy.special import bdtrc  # scipy.stats would take half a second to import
 
         if self.count < 2:
             return False
         reached = math.floor(self.measured(threshold) * self.count / 2 + _TOLERANCE)
-        return bool(binom.sf(reached - 1, self.count // 2, rate) < (1 - LEVEL) / 2)
+        return bool(bdtrc(reached - 1, self.count // 2, rate) < (1 - LEVEL) / 2)
 
     def interval(self, threshold: float) -> tuple[float, float]:
         """What share of as many new strangers reaches the threshold: a prediction interval, in 95 of 100 cases.

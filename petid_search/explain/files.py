@@ -18,6 +18,8 @@ from petid_search.explain.explanation import Explanation
 from petid_search.explain.page import page
 
 PAGE: Final = "index.html"
+_COMPRESSION: Final = 3
+"""Of a PNG: a third of the time that the default takes, for three hundredths more bytes."""
 _LONGEST: Final = 80
 """Letters of a photo's name that are kept in the names of its files."""
 
@@ -31,7 +33,7 @@ def write_picture(picture: Image.Image, file: Path, probe: Path) -> None:
     try:
         if file.exists() and file.samefile(probe):
             raise PetidError(f"{file} is the probe itself: name another --output.")
-        picture.save(file)
+        picture.save(file, compress_level=_COMPRESSION)
     except (OSError, ValueError) as error:
         raise PetidError(f"The picture cannot be written to {file} ({error}): name another --output.") from error
 
@@ -97,7 +99,7 @@ class Folder:
         file = free_name(explanation.photo.stem[:_LONGEST], ".png", self.folder)
         maps = file.with_name(f"{file.stem}.npz")
         told = {**to_json(explanation, belief), "picture": str(file), "maps": str(maps)}
-        self._write(lambda: picture.save(file))
+        self._write(lambda: picture.save(file, compress_level=_COMPRESSION))
         self._write(lambda: np.savez_compressed(maps, allow_pickle=False, **maps_of(explanation)))
         text = json.dumps(told, indent=2, ensure_ascii=False)
         self._write(lambda: _write_text(file.with_name(f"{file.stem}.json"), text))
