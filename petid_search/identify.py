@@ -309,7 +309,7 @@ class _Judge:
         return Candidate(hit.individual, hit.similarity, probability, photo.source, photo.file, score)
 
     def _is_familiar(self, probe: NDArray[np.float32], hit: Hit, score: float | None) -> bool:
-        """Whether the probe and the photo found for it are of the kind that decides of it was measured on."""
+        """Whether the probe and the photo found for it are of the kind that whatever decides was measured on."""
         by_both = self._together is not None and score is not None
         familiar = self._together.familiar if self._together is not None and by_both else self._limits.familiar
         return familiar is None or familiar.holds(probe, self._gallery.embeddings(np.array([hit.photo_id]))[0])

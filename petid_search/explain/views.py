@@ -1,8 +1,8 @@
 """Maps finer than the feature map they are of: a photo is looked at again, moved by a third of a cell each way.
 
-A cell of a feature map is a thirtieth of a small photo, and what lies between the middles of two cells is seen by
-neither as well. Moved by a third of a cell it is; the nine views' maps, each cell put where its middle was, are one map
-of three times as many cells a side.
+A feature map has as few as six cells a side, and what lies between the middles of two is seen by neither as well. Moved
+by a third of a cell it is; the nine views' maps, each cell put where its middle was, are one map of three times as many
+cells a side.
 
 Source: shift-and-stitch, of Sermanet et al., "OverFeat", ICLR 2014, arXiv:1312.6229, section 3.3, and Long, Shelhamer,
 Darrell, CVPR 2015, arXiv:1411.4038, section 3.2.
