@@ -226,8 +226,9 @@ def identify(
     with _named_at_the_end() as problems, _open(gallery) as herd_book:
         paths = _photos_of(photos, problems)
         answers = library.identify(paths, herd_book, _embedder_of(herd_book), top=top, fpir=fpir)
+        whose = ""
         for answer in _to_be_printed(_with_progress(answers, len(paths), "Identifying", quiet), problems, as_json):
-            _print_identification(answer)
+            whose = _print_identification(answer, whose)
 
 
 @app.command()
@@ -1298,13 +1299,24 @@ def _download_bar(quiet: bool) -> Iterator[Callable[[int, int | None], None] | N
         yield lambda had, total: bar.update(task, completed=had, total=total, visible=True)
 
 
-def _print_identification(answer: Any) -> None:
+def _print_identification(answer: Any, said: str = "") -> str:
+    """Who is on a photo, and the candidates.
+
+    Args:
+        answer: the Identification.
+        said: whose threshold it was, as told of the photo before, which is not told a second time.
+
+    Returns:
+        whose threshold it is.
+    """
     named = answer.decision if answer.individual is None else f"{answer.decision} {answer.individual}"
     limits = [] if answer.threshold is None else [f"threshold {answer.threshold:.3f}, FPIR {answer.fpir:g}"]
-    limits += [f"measured on {answer.calibrated_on} individuals here"] if answer.calibration == "gallery" else []
-    limits += [answer.note] if answer.note else []
+    about = [f"measured on {answer.calibrated_on} individuals here"] if answer.calibration == "gallery" else []
+    about += [answer.note] if answer.note else []
     if answer.candidates and answer.is_of_both(answer.candidates[0]):  # whose threshold stands in the last line
-        limits = [f"by index and classifier, FPIR {answer.fpir:g}"]
+        limits, about = [f"by index and classifier, FPIR {answer.fpir:g}"], []
+    whose = "; ".join(about)
+    limits += ["as above" if whose == said else whose] if whose else []
     _print(f"{answer.photo}: {named} ({'; '.join(limits)}, N = {answer.gallery_size})")
     for place, candidate in enumerate(answer.candidates, start=1):
         probability = "" if candidate.probability is None else f"{candidate.probability:6.1%}"
@@ -1313,6 +1325,7 @@ def _print_identification(answer: Any) -> None:
         _print(f"{place:4d}  {candidate.similarity:6.3f}  {probability}  {named}  {candidate.photo}")
     if answer.experts is not None:
         _print(f"      {_what_experts_say(answer)}")
+    return whose
 
 
 def _what_experts_say(answer: Any) -> str:

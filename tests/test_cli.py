@@ -202,6 +202,8 @@ def test_the_daily_life_of_a_gallery(petid, take_photos, take_photo, tmp_path):
     assert first.startswith(f"{found}: match 7 (threshold 0.")
     assert first.endswith("FPIR 0.05; measured on 30 individuals here, N = 30)")
     assert len(others) == 3
+    both = [one for one in answer(petid("identify", found, stranger, "--fpir", "0.05")).splitlines() if "N = " in one]
+    assert [one.split("; ")[1] for one in both] == ["measured on 30 individuals here, N = 30)", "as above, N = 30)"]
     assert others[0].split()[0] == "1"
     assert others[0].split()[3] == "7"
 
