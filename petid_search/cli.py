@@ -145,7 +145,7 @@ def enroll(
 ) -> None:
     """Put photos into the gallery; a sub-folder's name is its individual's name."""
     from petid_search import enroll as library
-    from petid_search.calibrate import speaking
+    from petid_search.calibrate import of_another_kind_of, speaking
     from petid_search.index.gallery import Gallery
 
     plan = library.plan_enrolment(paths, name)
@@ -189,6 +189,7 @@ def enroll(
             limits = None
             if counts["enrolled"]:
                 limits = speaking(herd_book, embedder.bundle.card, _FPIR)
+                strange, newest = of_another_kind_of(herd_book, limits)
             size = f"{herd_book.count_photos()} photos of {herd_book.count_individuals()} individuals"
         if not as_json:
             removed = f"{counts['removed']} stay removed (--as NAME brings one back), " if counts["removed"] else ""
@@ -209,6 +210,12 @@ def enroll(
                 )
             if limits is not None:
                 _say(f"`petid identify` goes by {_told_of(limits, _FPIR)}.", quiet)
+                if strange > newest / 2:
+                    _say(
+                        f"But {strange} of the {newest} newest photos here are of another kind than it was measured "
+                        "on: of such it promises nothing, and `petid identify` answers `uncertain`.",
+                        quiet,
+                    )
 
 
 @app.command()

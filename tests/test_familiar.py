@@ -1,6 +1,7 @@
 """A model's calibration holds for photos of the kind that it was measured on, and of others it decides nothing."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from conftest import draw_animal, write_small_model
 from herd import to_unit
 from PIL import Image
 
-from petid_search.calibrate import Carried
+from petid_search.calibrate import Carried, of_another_kind_of, speaking
 from petid_search.calibrate.combined import Combined, Weights
 from petid_search.calibrate.familiar import Familiar
 from petid_search.enroll import enroll
@@ -169,6 +170,18 @@ def test_two_photos_of_another_kind_are_not_verified(models, gallery, pictures, 
     assert (answer.decision, answer.threshold, answer.calibration) == ("uncertain", None, None)
     assert "of another kind" in answer.note
     assert verify(enrolled, take_photo(1, 1), gallery, models["kind"]).decision == "match"
+
+
+def test_enrolling_photos_of_another_kind_is_told_that_the_threshold_is_not_for_them(
+    models, gallery, pictures, take_photo
+):
+    enrolled = [(picture, "Tom") for picture in pictures]
+    list(enroll(gallery, enrolled, models["kind"]))
+    limits = speaking(gallery, models["kind"].bundle.card, 0.01)
+    assert of_another_kind_of(gallery, limits) == (2, 2)
+    assert of_another_kind_of(gallery, replace(limits, familiar=None)) == (0, 0)
+    list(enroll(gallery, [(take_photo(1, photo), "Rex") for photo in range(3)], models["kind"]))
+    assert of_another_kind_of(gallery, limits) == (2, 5)
 
 
 def test_an_explanation_is_drawn_of_what_the_calibration_does_not_decide(models, gallery, pictures):

@@ -10,7 +10,15 @@ from petid_search.calibrate.calibration import MISS, Calibration
 from petid_search.calibrate.carried import Carried
 from petid_search.calibrate.keeping import calibrate, current_calibration
 from petid_search.calibrate.promise import Promise
-from petid_search.calibrate.speaking import Limits, Source, Together, speaking, speaking_of_pairs, speaking_together
+from petid_search.calibrate.speaking import (
+    Limits,
+    Source,
+    Together,
+    of_another_kind_of,
+    speaking,
+    speaking_of_pairs,
+    speaking_together,
+)
 
 __all__ = [
     "MISS",
@@ -22,6 +30,7 @@ __all__ = [
     "Together",
     "calibrate",
     "current_calibration",
+    "of_another_kind_of",
     "speaking",
     "speaking_of_pairs",
     "speaking_together",

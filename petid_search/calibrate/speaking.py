@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+import numpy as np
+
 from petid_search.calibrate.calibration import Calibration
 from petid_search.calibrate.carried import Carried
 from petid_search.calibrate.combined import Combined, Weights
@@ -19,6 +21,10 @@ Source = Literal["gallery", "model"]
 _BY_CHANCE: Final = 2.0
 """So many of a small gallery's animals may reach a model's threshold for each other: one animal under two names, or
 twins, are no reason to raise it for all."""
+
+
+_NEWEST: Final = 200
+"""Photos of a gallery that tell of what kind it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,23 @@ def speaking(gallery: Gallery, card: Card, fpir: float) -> Limits:
         theirs = _contradicted(card.name, measured, theirs.threshold)
     limits = _together(own, theirs, card.name, "unknown")
     return _not_below(limits, measured, fpir, size) if limits.source == "model" else limits
+
+
+def of_another_kind_of(gallery: Gallery, limits: Limits) -> tuple[int, int]:
+    """How many of the gallery's newest photos the limits hardly hold for, being of another kind; and of how many.
+
+    Args:
+        gallery: who is known.
+        limits: as stated for it.
+
+    Returns:
+        Both counts; (0, 0) where the limits hold for photos of any kind, or there are none.
+    """
+    if limits.threshold is None or limits.familiar is None:
+        return 0, 0
+    newest = np.sort(gallery.owners()[0])[-_NEWEST:]
+    distances = limits.familiar.distances(gallery.embeddings(newest))
+    return int((distances > limits.familiar.limit).sum()), len(newest)
 
 
 def speaking_together(gallery: Gallery, card: Card, fpir: float) -> tuple[Together | None, str]:
