@@ -189,7 +189,7 @@ def enroll(
             limits = None
             if counts["enrolled"]:
                 limits = speaking(herd_book, embedder.bundle.card, _FPIR)
-                strange, newest = of_another_kind_of(herd_book, limits)
+                strange, newest = of_another_kind_of(herd_book, limits, counts["enrolled"])
             size = f"{herd_book.count_photos()} photos of {herd_book.count_individuals()} individuals"
         if not as_json:
             removed = f"{counts['removed']} stay removed (--as NAME brings one back), " if counts["removed"] else ""
@@ -212,7 +212,7 @@ def enroll(
                 _say(f"`petid identify` goes by {_told_of(limits, _FPIR)}.", quiet)
                 if strange > newest / 2:
                     _say(
-                        f"But {strange} of the {newest} newest photos here are of another kind than it was measured "
+                        f"But {strange} of {newest} photos just enrolled are of another kind than it was measured "
                         "on: of such it promises nothing, and `petid identify` answers `uncertain`.",
                         quiet,
                     )

@@ -380,21 +380,21 @@ def test_a_card_that_makes_no_sense_is_refused_whatever_its_seal(copied, changes
 
 
 def test_a_card_of_a_later_format_asks_for_a_later_petid(copied):
-    rewrite(copied, format=5, more="than is known today")
-    with pytest.raises(ModelError, match=r"format 5.*formats 1 to 4: update petid"):
+    rewrite(copied, format=6, more="than is known today")
+    with pytest.raises(ModelError, match=r"format 6.*formats 1 to 5: update petid"):
         Bundle.open(copied)
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_a_bundle_of_an_earlier_format_is_read_as_ever(copied, written, model, version):
     file = copied / CARD
     values = json.loads(file.read_bytes()) | {"format": version}
     if version < 3:
         values["files"]["head.npz"] = "0" * 64  # a second copy of the projection, which nobody reads any more
         del values["purpose"], values["limits"]
-    if version > 1:
+    if version in (2, 3):
         del values["head"]["kept"], values["head"]["mirror"]
-    else:
+    elif version == 1:
         del values["head"], values["recipe"]
         values |= {"pooling": "avg", "projection": 32}
     file.write_bytes(bundles._serialise(values | {"seal": bundles._seal(values)}))
@@ -407,6 +407,14 @@ def test_a_bundle_of_an_earlier_format_is_read_as_ever(copied, written, model, v
     head = Embedder(opened).head()
     for expected, received in zip(model.get_layer("projection").get_weights(), (head.kernel, head.bias), strict=True):
         np.testing.assert_array_equal(expected, received)
+
+
+def test_a_model_that_kept_features_without_a_share_of_their_own_asks_to_be_trained_again(copied):
+    kept = {"after": "conv_2_relu", "layer": "conv_4_relu", "channels": 24, "numbers": 8}
+    head = json.loads((copied / CARD).read_bytes())["head"] | {"kept": kept}
+    rewrite(copied, format=4, head=head)
+    with pytest.raises(ModelError, match=r"of format 4 and keeps features.*: train it again"):
+        Bundle.open(copied)
 
 
 def test_a_file_that_the_card_does_not_name_is_not_given_out(written):

@@ -9,8 +9,10 @@ from petid_search.enroll import enroll, plan_enrolment
 from petid_search.errors import GalleryError, PhotoError
 from petid_search.explain import draw, explain, hires_cam
 from petid_search.explain.maps import evidence_for
-from petid_search.models.architecture import Head
+from petid_search.models.architecture import Head, Kept
 from petid_search.models.linear_head import LinearHead
+
+KEPT = Kept(after="block_5_add", layer="block_13_depthwise_relu", channels=5, numbers=2, share=0.36)
 
 
 @pytest.fixture
@@ -72,9 +74,10 @@ def test_the_closed_form_of_what_is_kept_is_what_automatic_differentiation_gives
         tape.watch(maps)
         pooled = tf.concat([pooling_layer(pooling)(maps[..., :7]), tf.reduce_mean(maps[..., 7:], (1, 2))], -1)
         vector = (pooled @ kernel + bias)[0]
-        similarity = tf.reduce_sum(vector * other) / tf.stop_gradient(tf.norm(vector))
+        learnt, kept = (part / tf.stop_gradient(tf.norm(part)) for part in (vector[:6], vector[6:]))
+        similarity = tf.reduce_sum(tf.concat([0.8 * learnt, 0.6 * kept], 0) * other)
     expected = (features * tape.gradient(similarity, maps)[0].numpy()).sum(-1)
-    drawn = hires_cam(features, other, LinearHead(pooling, kernel, bias, averaged=5))
+    drawn = hires_cam(features, other, LinearHead(pooling, kernel, bias, KEPT))
     np.testing.assert_allclose(drawn, expected, atol=1e-4 * expected.max())
 
 
@@ -83,18 +86,19 @@ def test_the_maps_add_up_to_the_similarity_with_what_speaks_against_it(pooling):
     rng = np.random.default_rng(0)
     features = np.maximum(rng.normal(-1, 1, (2, 7, 7, 30)), 0).astype(np.float32)
     head = LinearHead(pooling, rng.normal(size=(30, 12)).astype(np.float32), np.zeros(12, np.float32))
-    embeddings = np.stack([head.vector(one) / head.length(one) for one in features])
+    embeddings = np.stack([head.vector(one) * head.scale(one) for one in features])
     heat = hires_cam(features[0], embeddings[1], head)
     assert heat.min() < 0
     assert heat.sum() == pytest.approx(embeddings[0] @ embeddings[1], abs=1e-5)
 
 
-def test_with_a_bias_the_evidence_adds_up_to_the_similarity_too():
+@pytest.mark.parametrize("kept", [None, KEPT])
+def test_with_a_bias_the_evidence_adds_up_to_the_similarity_too(kept):
     rng = np.random.default_rng(0)
     features = np.maximum(rng.normal(-1, 1, (2, 7, 7, 30)), 0).astype(np.float32)
     kernel = rng.normal(size=(30, 12)).astype(np.float32)
-    head = LinearHead("gem", kernel, -features.mean((0, 1, 2)) @ kernel)
-    embeddings = np.stack([head.vector(one) / head.length(one) for one in features])
+    head = LinearHead("gem", kernel, -features.mean((0, 1, 2)) @ kernel, kept)
+    embeddings = np.stack([head.vector(one) * head.scale(one) for one in features])
     heat = evidence_for(features[0], embeddings[1], head)
     assert heat.sum() == pytest.approx(embeddings[0] @ embeddings[1], abs=1e-5)
     assert abs(hires_cam(features[0], embeddings[1], head).sum() - heat.sum()) > 0.1

@@ -30,9 +30,9 @@ from petid_search.train.finishing import fit_kept
 keras = import_keras()
 
 NOISE = np.random.default_rng(0).uniform(0, 255, (5, 48, 48, 3)).astype(np.float32)
-KEPT = Kept(after="conv_2_relu", layer="conv_4_bn", channels=24, numbers=6)
+KEPT = Kept(after="conv_2_relu", layer="conv_4_bn", channels=24, numbers=6, share=0.3)
 LEARNS = (Stage(epochs=1), Stage(epochs=2, freeze="first-8", learning_rate=0.01))
-KEEPS = {"keep": "conv_4_relu", "keep_classifier": False, "stages": LEARNS}
+KEEPS = {"keep": "conv_4_relu", "keep_share": 0.25, "keep_classifier": False, "stages": LEARNS}
 
 
 @pytest.fixture
@@ -55,7 +55,8 @@ def test_a_head_sets_the_backbones_old_features_beside_its_new_ones(tiny):
     beside, beside_bias = model.get_layer("kept_projection").get_weights()
     learnt = np.asarray(tiny(NOISE)).mean((1, 2)) @ kernel + bias
     kept = old.mean((1, 2)) @ beside + beside_bias
-    np.testing.assert_allclose(answers["embedding"], unit(np.concatenate([learnt, kept], axis=1)), atol=1e-5)
+    expected = np.concatenate([np.sqrt(0.7) * unit(learnt), np.sqrt(0.3) * unit(kept)], axis=1)
+    np.testing.assert_allclose(answers["embedding"], expected, atol=1e-5)
     np.testing.assert_array_equal(backbone_of(model)(NOISE), tiny(NOISE))
     learning = {weight.path.split("/")[0] for weight in model.trainable_weights}
     assert "kept_projection" not in learning
@@ -86,20 +87,25 @@ def test_a_mirroring_head_answers_the_same_to_a_photo_and_its_mirror_image(tiny)
     np.testing.assert_array_equal(backbone_of(mirroring)(NOISE), tiny(NOISE))
 
 
-def test_what_is_kept_is_white_and_has_its_share(tiny):
+def test_what_is_kept_is_white(tiny):
     head = Head(projection=4, kept=KEPT)
     model = create_model(tiny, head)
     pooled = np.random.default_rng(1).normal(3, 1, (400, 48)).astype(np.float32) * np.linspace(0.1, 5, 48)
-    fit_kept(model, head, pooled.astype(np.float32), 0.25)
-    kernel, bias = model.get_layer("projection").get_weights()
+    fit_kept(model, head, pooled.astype(np.float32))
     beside, beside_bias = model.get_layer("kept_projection").get_weights()
     kept = pooled[:, 24:] @ beside + beside_bias
     np.testing.assert_allclose(kept.mean(axis=0), 0, atol=1e-3)
-    covariance = np.cov(kept.T)
-    np.testing.assert_allclose(covariance / covariance[0, 0], np.eye(6), atol=1e-3)
-    learnt = np.mean(np.sum((pooled[:, :24] @ kernel + bias) ** 2, axis=1))
-    shared = np.mean(np.sum(kept**2, axis=1))
-    assert shared / (shared + learnt) == pytest.approx(0.25, abs=0.01)
+    np.testing.assert_allclose(np.cov(kept.T), np.eye(6), atol=1e-3)
+
+
+def test_what_is_kept_has_its_share_of_every_photo_however_long_what_was_learnt_is(tiny):
+    model = create_model(tiny, Head(projection=4, kept=KEPT))
+    kernel, bias = model.get_layer("projection").get_weights()
+    for times in (1, 1000):
+        model.get_layer("projection").set_weights([times * kernel, times * bias])
+        embeddings = np.asarray(model(NOISE)["embedding"])
+        np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+        np.testing.assert_allclose(np.sum(embeddings[:, 4:] ** 2, axis=1), 0.3, atol=1e-5)
 
 
 def test_a_direction_in_which_nothing_differs_is_not_blown_up(tiny):
@@ -107,14 +113,14 @@ def test_a_direction_in_which_nothing_differs_is_not_blown_up(tiny):
     model = create_model(tiny, head)
     pooled = np.random.default_rng(1).normal(3, 1, (400, 48)).astype(np.float32)
     pooled[:, 24 + 3 :] = 7.0  # all but three channels
-    fit_kept(model, head, pooled, 0.5)
+    fit_kept(model, head, pooled)
     assert np.isfinite(model.get_layer("kept_projection").get_weights()[0]).all()
 
 
 def test_a_training_keeps_what_the_network_answered_before(trained, photos):  # noqa: F811
     result = trained(**KEEPS, pooling="gem", blend=0.7, freeze_norm=True, half=True, mirror=True, embed_size=64)
     card = result.bundle.card
-    kept = Kept(after="conv_2_relu", layer="conv_4_relu", channels=24, numbers=8)
+    kept = Kept(after="conv_2_relu", layer="conv_4_relu", channels=24, numbers=8, share=0.25)
     assert (card.head.kept, card.head.mirror, card.dimension) == (kept, True, 16)
     model = load_keras(result.bundle)
     start = weights_by_layer(create_backbone("tiny", size=64))
@@ -126,9 +132,9 @@ def test_a_training_keeps_what_the_network_answered_before(trained, photos):  # 
     np.testing.assert_allclose(embeddings, model(images.astype(np.float32))["embedding"], atol=2e-3)
     np.testing.assert_allclose(embeddings, embedder.embed(images[:, :, ::-1]), atol=1e-5)
     head = embedder.head()
-    assert (head.kernel.shape, head.bias.shape, head.averaged) == ((48, 16), (16,), 24)
-    vectors = np.stack([head.vector(one) for one in features])
-    np.testing.assert_allclose(embeddings, unit(vectors), atol=1e-3)
+    assert (head.kernel.shape, head.bias.shape, head.kept) == ((48, 16), (16,), kept)
+    vectors = np.stack([head.vector(one) * head.scale(one) for one in features])
+    np.testing.assert_allclose(embeddings, vectors, atol=1e-3)
     assert result.report["figures"]["rank_1"] == card.metrics["rank_1"]
 
 

@@ -105,7 +105,9 @@ def drawn_config(seed: int) -> TrainConfig:
         "seed": 2**32 - 1 - seed,
     }
     if seed % 2:
-        values["stages"] = (Stage(epochs=2), Stage(epochs=3, freeze="all-but-last-20", learning_rate=1e-5))
+        last = Stage(epochs=3, freeze="all-but-last-20", learning_rate=1e-5)
+        stages = (Stage(epochs=2), last, dataclasses.replace(last, average=True))
+        values |= {"stages": stages, "freeze_norm": True, "batch_norm": False}
     else:
         values |= {"epochs": 12, "freeze": "first-7"}
     return TrainConfig(**values)
@@ -207,6 +209,18 @@ def test_options_hold_lists_as_text_taken_apart_at_commas_outside_of_brackets():
         ({"stages": [{"epochs": 1, "learning-rate": float("inf")}]}, "a learning-rate over 0"),
         ({"stages": [{"epochs": 1, "freeze": "some"}]}, "it is 'some'"),
         ({"stages": [{"epochs": 1, "freez": "all"}]}, "a stage has an unknown word 'freez'. Did you mean 'freeze'?"),
+        ({"stages": [{"epochs": 1, "average": True}], "freeze-norm": True}, "the first has none: leave it out there"),
+        ({"stages": [{"epochs": 1}, {"epochs": 1, "average": True}]}, "add freeze-norm"),
+        (
+            {
+                "stages": [{"epochs": 1}, {"epochs": 1, "average": True}],
+                "freeze-norm": True,
+                "batch-norm": True,
+                "dense": [8],
+            },
+            "add freeze-norm, no batch-norm",
+        ),
+        ({"stages": [{"epochs": 1, "average": 1}]}, "average must be true or false"),
         ({"stages": [{"epochs": 1}], "epochs": 30}, "leave out epochs, or the stages"),
         ({"stages": [{"epochs": 1}], "freeze": "none"}, "leave out freeze, or the stages"),
     ],

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,67 @@ def test_a_stage_that_was_stopped_early_is_over_after_a_resume_too(trained):
     again = trained("broken", **config)
     assert measured(again) == measured(whole)
     assert are_equal(weights(again), weights(whole))
+
+
+LEARNS = Stage(epochs=2, freeze="all-but-last-6", learning_rate=0.002)
+AVERAGES = replace(LEARNS, average=True)
+
+
+def weights_after_each_stage(trained, name, stages):
+    """What the checkpoint holds at the end of each stage: what the next one begins with where nothing is monitored."""
+    ends = set(np.cumsum([stage.epochs for stage in stages]))
+    kept = []
+
+    def keep(entry):
+        if entry["epoch"] in ends:
+            kept.append(load(output / "checkpoint.npz").weights)
+
+    output = Path(os.environ["PETID_HOME"]).parent / name
+    trained(name, watch=Watch(epoch=keep), output=output, stages=stages, freeze_norm=True, monitor="none")
+    return kept
+
+
+def test_a_stage_that_averages_ends_with_the_mean_of_its_weights_and_those_it_began_with(trained):
+    start, mean = weights_after_each_stage(trained, "averaged", (LEARNS, AVERAGES))
+    twin, reached = weights_after_each_stage(trained, "not", (LEARNS, LEARNS))
+    assert are_equal(start, twin)
+    assert not are_equal(mean, reached)
+    for one, other, expected in zip(start, reached, mean, strict=True):
+        np.testing.assert_allclose((one + other) / 2, expected, atol=1e-6)
+
+
+def test_where_several_stages_average_each_has_the_same_weight(trained):
+    first, second, third = weights_after_each_stage(trained, "thrice", (LEARNS, AVERAGES, AVERAGES))
+    *same, reached = weights_after_each_stage(trained, "twice", (LEARNS, AVERAGES, LEARNS))
+    assert are_equal([*first, *second], [*same[0], *same[1]])
+    for one, other, expected in zip(second, reached, third, strict=True):
+        np.testing.assert_allclose((2 * one + other) / 3, expected, atol=1e-6)
+
+
+def test_what_averages_is_measured_and_chosen_by_its_mean_and_learns_on_from_where_it_was(trained):
+    config = {"freeze_norm": True, "monitor": "mAP"}
+    longer = replace(AVERAGES, epochs=3)
+    averaged, plain = (
+        trained(f"{one.average}", stages=(LEARNS, one), **config) for one in (longer, replace(longer, average=False))
+    )
+    losses = [[entry["loss"] for entry in measured(result)] for result in (averaged, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4), "each epoch begins where the one before ended"
+    figures = [[entry["mAP"] for entry in measured(result)] for result in (averaged, plain)]
+    assert figures[0] != figures[1], "what is measured is the mean"
+    best = max(entry["mAP"] for entry in measured(averaged))
+    assert averaged.report["figures"]["mAP"] == pytest.approx(best, abs=1e-6)
+
+
+def test_broken_off_while_it_averages_it_ends_with_the_same(trained):
+    for monitor in ("mAP", "none"):
+        config = {"stages": (LEARNS, AVERAGES, AVERAGES), "freeze_norm": True, "monitor": monitor, "cache": False}
+        whole = trained(f"whole-{monitor}", **config)
+        for epoch in (3, 4, 5):
+            with pytest.raises(BrokenOff):
+                trained(f"broken-{monitor}", watch=breaking_off_after(epoch), **config)
+        again = trained(f"broken-{monitor}", **config)
+        assert measured(again) == measured(whole)
+        assert are_equal(weights(again), weights(whole))
 
 
 def test_what_was_frozen_moves_in_the_second_stage_only_at_its_own_rate(trained, tmp_path):

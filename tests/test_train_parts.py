@@ -182,12 +182,13 @@ def checkpoint(seed=0):
         [rng.normal(size=(3, 4)).astype(np.float32), np.float32([seed])],
         [np.array(7), rng.normal(size=5)],
         [rng.normal(size=(3, 4)).astype(np.float32), np.float32([1])],
+        [rng.normal(size=(3, 4)).astype(np.float32), np.float32([2])],
     )
 
 
 def assert_same_checkpoint(one, other):
     assert one.standing == other.standing
-    for part in ("weights", "optimizer", "best"):
+    for part in ("weights", "optimizer", "best", "began"):
         for array, twin in zip(getattr(one, part), getattr(other, part), strict=True):
             assert array.dtype == twin.dtype
             assert np.array_equal(array, twin)

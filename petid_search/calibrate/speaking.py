@@ -23,8 +23,8 @@ _BY_CHANCE: Final = 2.0
 twins, are no reason to raise it for all."""
 
 
-_NEWEST: Final = 200
-"""Photos of a gallery that tell of what kind it is."""
+_MOST_ASKED: Final = 200
+"""Photos that tell of what kind all are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,21 +109,22 @@ def speaking(gallery: Gallery, card: Card, fpir: float) -> Limits:
     return _not_below(limits, measured, fpir, size) if limits.source == "model" else limits
 
 
-def of_another_kind_of(gallery: Gallery, limits: Limits) -> tuple[int, int]:
+def of_another_kind_of(gallery: Gallery, limits: Limits, newest: int) -> tuple[int, int]:
     """How many of the gallery's newest photos the limits hardly hold for, being of another kind; and of how many.
 
     Args:
         gallery: who is known.
         limits: as stated for it.
+        newest: how many photos are asked about, at least 1; of more than a few hundred, the last.
 
     Returns:
         Both counts; (0, 0) where the limits hold for photos of any kind, or there are none.
     """
     if limits.threshold is None or limits.familiar is None:
         return 0, 0
-    newest = np.sort(gallery.owners()[0])[-_NEWEST:]
-    distances = limits.familiar.distances(gallery.embeddings(newest))
-    return int((distances > limits.familiar.limit).sum()), len(newest)
+    asked = np.sort(gallery.owners()[0])[-min(newest, _MOST_ASKED) :]
+    distances = limits.familiar.distances(gallery.embeddings(asked))
+    return int((distances > limits.familiar.limit).sum()), len(asked)
 
 
 def speaking_together(gallery: Gallery, card: Card, fpir: float) -> tuple[Together | None, str]:

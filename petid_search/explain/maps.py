@@ -36,7 +36,8 @@ def hires_cam(
 
     With p the pooled feature map, projected where there is a head, and e the other embedding, what is explained is
     ⟨p, e⟩/|p| with |p| held fixed, just as a class is explained by its score before the softmax: through the scaling,
-    the gradient would vanish where two photos are most alike. Where the projection has no bias, the map adds up to the
+    the gradient would vanish where two photos are most alike. Where features are kept, what was learnt and what is kept
+    have a length each, and both are held fixed. Where the projection has no bias, the map adds up to the
     similarity; for what it does where there is one, see evidence_for.
 
     Args:
@@ -53,7 +54,7 @@ def hires_cam(
     networks", 2020, arXiv:2011.08891, section 3.3; Stylianou, Souvenir, Pless, "Visualizing deep similarity networks",
     WACV 2019, arXiv:1901.00536, eq. 3 (of a similarity).
     """
-    return (head.parts(features) @ head.to_channels(other) / head.length(features)).astype(np.float32)
+    return (head.parts(features) @ head.to_channels(other * head.scale(features))).astype(np.float32)
 
 
 def evidence_for(
@@ -77,7 +78,7 @@ def evidence_for(
     heat = hires_cam(features, other, head)
     if head.bias is None:
         return heat
-    return heat + np.float32(head.bias @ other / head.length(features) / heat.size)
+    return heat + np.float32(head.bias @ (other * head.scale(features)) / heat.size)
 
 
 def cam(features: NDArray[np.float32], direction: NDArray[np.float32], head: LinearHead) -> NDArray[np.float32]:

@@ -58,8 +58,7 @@ def pair_regions(
     Achanta, Süsstrunk, "Deep feature factorization", ECCV 2018, arXiv:1806.10206 (regions of several photos, found
     together by factors that are not negative).
     """
-    lengths = head.length(features) * head.length(other)
-    products = head.places(features) @ head.places(other).T / lengths
+    products = (head.places(features) * head.scale(features)) @ (head.places(other) * head.scale(other)).T
     of_probe, of_candidate, total = products.sum(1), products.sum(0), float(products.sum())
     if total <= 0:
         return Regions(np.empty((0, *features.shape[:2]), np.float32), np.empty((0, *other.shape[:2]), np.float32), ())

@@ -97,6 +97,8 @@ class Kept:
         layer: the last layer copied, whose feature map is as large as the backbone's.
         channels: of that feature map.
         numbers: of the embedding that come from it, by a dense layer with bias.
+        share: of the embedding's squared length that they have, in (0, 1), for every photo alike: what was learnt and
+            what is kept are each brought to a length of its own, so that neither is loud where it happens to be long.
 
     Raises:
         RecipeError: something is out of range.
@@ -106,10 +108,11 @@ class Kept:
     layer: str
     channels: int
     numbers: int
+    share: float
 
     def __post_init__(self) -> None:
-        if not self.after or not self.layer or min(self.channels, self.numbers) < 1:
-            raise RecipeError(f"Features that are kept have layers, channels and numbers; these are {self}.")
+        if not self.after or not self.layer or min(self.channels, self.numbers) < 1 or not 0 < self.share < 1:
+            raise RecipeError(f"Features that are kept have layers, channels, numbers and a share; these are {self}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +186,13 @@ _HEAD: Final[dict[str, tuple[type, ...]]] = {
     "kept": (dict, type(None)),
     "mirror": (bool,),
 }
-_KEPT: Final[dict[str, tuple[type, ...]]] = {"after": (str,), "layer": (str,), "channels": (int,), "numbers": (int,)}
+_KEPT: Final[dict[str, tuple[type, ...]]] = {
+    "after": (str,),
+    "layer": (str,),
+    "channels": (int,),
+    "numbers": (int,),
+    "share": (float,),
+}
 _CLASSIFIER: Final[dict[str, tuple[type, ...]]] = {
     "kind": (str,),
     "flatten": (bool,),

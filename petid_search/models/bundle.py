@@ -43,9 +43,10 @@ SPLIT: Final = "split.csv.gz"
 SHIPPED: Final = Path(__file__).with_name("shipped")
 """The folder of the models that come with petid, a bundle each."""
 
-FORMAT: Final = 4
-"""Version of the bundle's layout; a petid that does not know it refuses the bundle. Formats 1 to 3 are read as well.
-Their heads kept nothing and mirrored nothing. Formats 1 and 2 lacked `purpose` and `limits`, and had the projection a
+FORMAT: Final = 5
+"""Version of the bundle's layout; a petid that does not know it refuses the bundle. Formats 1 to 4 are read as
+well, but for models of format 4 that keep features: those had no share of their own. Heads of formats 1 to 3 kept
+nothing and mirrored nothing. Formats 1 and 2 lacked `purpose` and `limits`, and had the projection a
 second time, in `head.npz`. Format 1 knew no classifiers and had `pooling` and `projection` in place of `head`, and no
 `recipe`."""
 
@@ -150,10 +151,11 @@ _OTHER_FILES: Final = {
     1: {_ONCE_SPLIT, _ONCE_KEPT},
     2: {_ONCE_SPLIT, _ONCE_KEPT},
     3: {_ONCE_SPLIT},
+    4: {SPLIT},
     FORMAT: {SPLIT},
 }
 """What a bundle may hold beside the card, the weights and the network."""
-_FIELDS_OF: Final = {1: _FIELDS_1, 2: _FIELDS_2, 3: _FIELDS, FORMAT: _FIELDS}
+_FIELDS_OF: Final = {1: _FIELDS_1, 2: _FIELDS_2, 3: _FIELDS, 4: _FIELDS, FORMAT: _FIELDS}
 
 
 @dataclass(frozen=True)
@@ -424,6 +426,10 @@ def _read_card(values: Any, file: Path) -> Card:
     if values["seal"] != _seal(values):
         raise _damaged(file, "it was changed")
     values = _as_of_today(values)
+    if values["format"] == 4 and values["head"].get("kept"):
+        raise ModelError(
+            f"{file} is of format 4 and keeps features, which now have a share of their own: train it again."
+        )
     try:
         head = Head.from_json(values["head"])
     except RecipeError as error:
@@ -449,7 +455,7 @@ def _as_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
     if values["format"] == 1:
         today["head"] = {"pooling": today.pop("pooling"), "projection": today.pop("projection"), "classifier": None}
         today |= {"recipe": None, "classes": []}  # named, but without scores: there was no classifier
-    if values["format"] < FORMAT:
+    if values["format"] < 4:
         today["head"] = {"kept": None, "mirror": False, **today["head"]}
     return today
 

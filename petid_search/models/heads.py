@@ -5,11 +5,13 @@ and the head costs next to nothing.
 
 Names of its layers, where they are there: `kept`, the copy of a part of the backbone; `beside`, the feature map with
 what is kept beside it; `mirrored`, the mean of it and of the mirror image's, turned back; `pooled`, of `learnt_pooled`
-and `kept_pooled` where something is kept; `projection`, `kept_projection`, `unit_length`; of a softmax classifier
+and `kept_pooled` where something is kept; `projection`, `kept_projection`, `learnt_unit_length`, `kept_unit_length`,
+`unit_length`; of a softmax classifier
 `flattened`, `dense_1`, `dense_1_bn`, `dense_1_activation`, `dense_1_dropout`, …, `dropout`, `classifier` (n, classes,
 before the activation); of a cosine classifier `cosines` (n, classes) and `scaled`; and `scores`.
 """
 
+import math
 from typing import Any
 
 import keras
@@ -36,6 +38,10 @@ class UnitLength(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
     def call(self, vectors: Any) -> Any:
         """Divide each vector by its length."""
         return vectors * _inverse_length(vectors, axis=-1)
+
+    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """As the vectors: Keras, left to find out, loses the length of some."""
+        return shape
 
 
 @keras.saving.register_keras_serializable("petid")
@@ -226,7 +232,10 @@ def _apply(head: Head, classes: int, features: Any) -> dict[str, Any]:
         projected = keras.layers.Dense(head.kept.numbers, name="kept_projection", trainable=False, dtype="float32")(
             pooled[:, -head.kept.channels :]
         )
-        vector = keras.layers.Concatenate(dtype="float32")([vector, projected])
+        learnt = UnitLength(name="learnt_unit_length", dtype="float32")(vector)
+        beside = UnitLength(name="kept_unit_length", dtype="float32")(projected)
+        shares = (math.sqrt(1 - head.kept.share), math.sqrt(head.kept.share))
+        vector = keras.layers.Concatenate(dtype="float32")([learnt * shares[0], beside * shares[1]])
     embedding = UnitLength(name="unit_length", dtype="float32")(vector)
     if head.classifier is None:
         return {"embedding": embedding}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from petid_search.models.architecture import GEM_POWER, GEM_SMALLEST, Pooling
+from petid_search.models.architecture import GEM_POWER, GEM_SMALLEST, Kept, Pooling
 
 
 @dataclass(frozen=True)
@@ -16,16 +16,17 @@ class LinearHead:
         pooling: of the channels that were learnt.
         kernel: float32, (c, d), of the projection; None where the pooled vector is the embedding.
         bias: float32, (d,), likewise.
-        averaged: so many of the last channels are averaged, whatever the pooling: those that a head keeps.
+        kept: what stands beside what was learnt: the last channels, which are averaged whatever the pooling, and the
+            last numbers, which have a length of their own. It needs a projection.
     """
 
     pooling: Pooling
     kernel: NDArray[np.float32] | None = None
     bias: NDArray[np.float32] | None = None
-    averaged: int = 0
+    kept: Kept | None = None
 
     def vector(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The embedding before it is brought to unit length, float32, (d,), of a feature map, float32, (h, w, c)."""
+        """What is brought to unit length to be the embedding, float32, (d,), of a feature map, float32, (h, w, c)."""
         learnt, kept = self._learnt_and_kept(features)
         pooled = np.concatenate([_pooled(learnt, self.pooling), _pooled(kept, "avg")])
         if self.kernel is None or self.bias is None:
@@ -33,9 +34,20 @@ class LinearHead:
         projected: NDArray[np.float32] = pooled @ self.kernel + self.bias
         return projected
 
-    def length(self, features: NDArray[np.float32]) -> float:
-        """Length of that vector; never zero."""
-        return max(float(np.linalg.norm(self.vector(features))), 1e-12)
+    def scale(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What brings it to unit length: the embedding is `vector` times this, float32, (d,), never infinite.
+
+        Args:
+            features: float32, (h, w, c).
+        """
+        vector = self.vector(features)
+        squared = np.ones_like(vector)
+        at = len(vector) - (self.kept.numbers if self.kept else 0)
+        if self.kept is not None:
+            squared[:at], squared[at:] = 1 - self.kept.share, self.kept.share
+        lengths = np.repeat([_length(vector[:at]), _length(vector[at:])], [at, len(vector) - at])
+        scale: NDArray[np.float32] = (np.sqrt(squared) / lengths).astype(np.float32)
+        return scale / np.float32(_length(vector * scale))  # 1, unless a part of it is zero
 
     def parts(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """What each place adds to what the channels are pooled to, float32, (h, w, c): its feature times the gradient.
@@ -73,8 +85,12 @@ class LinearHead:
         return direction if self.kernel is None else self.kernel @ direction
 
     def _learnt_and_kept(self, features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        channels = features.shape[-1] - self.averaged
+        channels = features.shape[-1] - (self.kept.channels if self.kept else 0)
         return features[..., :channels], features[..., channels:]
+
+
+def _length(vector: NDArray[np.float32]) -> float:
+    return max(float(np.linalg.norm(vector)), 1e-12)
 
 
 def _pooled(features: NDArray[np.float32], pooling: Pooling) -> NDArray[np.float32]:

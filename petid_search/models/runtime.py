@@ -183,7 +183,7 @@ class Embedder:
             beside, beside_bias = of("kept_projection")
         whole = np.zeros((len(kernel) + len(beside), len(bias) + len(beside_bias)), np.float32)
         whole[: len(kernel), : len(bias)], whole[len(kernel) :, len(bias) :] = kernel, beside
-        return LinearHead(head.pooling, whole, np.concatenate([bias, beside_bias]), head.kept.channels)
+        return LinearHead(head.pooling, whole, np.concatenate([bias, beside_bias]), head.kept)
 
     def _run_in_parts(
         self, outputs: list[str], images: NDArray[np.uint8] | NDArray[np.float32]

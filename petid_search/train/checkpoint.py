@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from petid_search.disk import sync
 from petid_search.errors import DatasetError
 
 Weights = list[NDArray[Any]]
+
+_PARTS: Final = ("weights", "optimizer", "best", "began")
 
 
 @dataclass(slots=True)
@@ -48,12 +50,14 @@ class Checkpoint:
         weights: of the network that is trained.
         optimizer: the optimiser's variables and what else the stage has of its own; empty between two stages.
         best: weights of the best epoch; empty as long as there is none.
+        began: the weights that the stage began with, where it averages; else empty.
     """
 
     standing: Standing
     weights: Weights
     optimizer: Weights
     best: Weights
+    began: Weights = field(default_factory=list)
 
 
 def save(checkpoint: Checkpoint, file: Path) -> None:
@@ -62,9 +66,8 @@ def save(checkpoint: Checkpoint, file: Path) -> None:
     Raises:
         DatasetError: the disk is full or may not be written.
     """
-    parts = {"weights": checkpoint.weights, "optimizer": checkpoint.optimizer, "best": checkpoint.best}
     arrays: dict[str, Any] = {
-        f"{part}-{number}": one for part, those in parts.items() for number, one in enumerate(those)
+        f"{part}-{number}": one for part in _PARTS for number, one in enumerate(getattr(checkpoint, part))
     }
     arrays["standing"] = np.array(json.dumps(asdict(checkpoint.standing)))
     partial = file.with_suffix(".partial")
@@ -89,7 +92,7 @@ def load(file: Path) -> Checkpoint:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             standing = Standing(**json.loads(str(arrays["standing"])))
-            parts: dict[str, Weights] = {"weights": [], "optimizer": [], "best": []}
+            parts: dict[str, Weights] = {part: [] for part in _PARTS}
             for part, those in parts.items():
                 while f"{part}-{len(those)}" in arrays.files:
                     those.append(arrays[f"{part}-{len(those)}"])

@@ -40,11 +40,17 @@ class Stage:
         epochs: how many, 1 or more.
         freeze: which layers of the backbone do not learn.
         learning_rate: of this stage; None takes the training's.
+        average: whether what counts is the mean of this stage's weights and of those that it began with, which have the
+            weight of the one stage before the first that averages and of every one since, whether it helped or not.
+
+    Source: Izmailov, Podoprikhin, Garipov, Vetrov, Wilson, "Averaging weights leads to wider optima and better
+    generalization", UAI 2018, arXiv:1803.05407, algorithm 1, a stage being a cycle of the learning rate.
     """
 
     epochs: int
     freeze: Freeze = "all"
     learning_rate: float | None = None
+    average: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +138,7 @@ class TrainConfig:
     keep: str | None = _option(
         "Set features of the network as it was beside those learnt: those of this layer, whitened.", None
     )
-    keep_share: float = _option("Their share of the embedding's squared length.", 0.4, min=0.01, max=0.99)
+    keep_share: float = _option("Share of the embedding's squared length that they have.", 0.4, min=0.01, max=0.99)
     blend: float = _option(
         "Weight of what the network learnt in the finished model; the rest keeps what it knew before.",
         1.0,
@@ -172,6 +178,15 @@ class TrainConfig:
             raise RecipeError(f"zoom is two factors, the smaller one first, as in 0.8,1.25; it is {list(self.zoom)}.")
         if self.embed_size is not None and self.pooling == "flatten":
             raise RecipeError("What flattens takes photos of the size trained at only: leave out embed-size.")
+        if any(stage.average for stage in self.stages):
+            if self.stages[0].average:
+                raise RecipeError(
+                    "average is of a stage and those before it, and the first has none: leave it out there."
+                )
+            if not self.freeze_norm or (self.batch_norm and self.dense):
+                raise RecipeError(
+                    "average mixes weights, which normalisation must not have moved: add freeze-norm, no batch-norm."
+                )
         if self.blend < 1 and not self.freeze_norm:
             raise RecipeError("blend mixes weights, which normalisation must not have moved: add freeze-norm.")
         if self.distil and all(stage.freeze == "all" for stage in self.plan):
@@ -286,7 +301,7 @@ def _plain(value: Any) -> Any:
         return [_plain(one) for one in value]
     if isinstance(value, Stage):
         pairs = ((one.name, getattr(value, one.name)) for one in dataclasses.fields(value))
-        return {word(name): one for name, one in pairs if one is not None}
+        return {word(name): one for name, one in pairs if one is not None and one is not False}
     return value
 
 

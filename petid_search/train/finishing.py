@@ -108,7 +108,7 @@ def plan_kept(network: "keras.Model", config: TrainConfig, photos: int) -> Kept 
             "give more photos, a smaller projection, or leave it out."
         )
     after = bottleneck(network, max(frozen, 1), upto=config.keep)
-    return Kept(after=after, layer=config.keep, channels=int(shape[-1]), numbers=numbers)
+    return Kept(after=after, layer=config.keep, channels=int(shape[-1]), numbers=numbers, share=config.keep_share)
 
 
 def set_beside(
@@ -173,8 +173,8 @@ def compact(model: "keras.Model", network: "keras.Model", kept: Kept) -> None:
         in_whole_numbers(part)
 
 
-def fit_kept(model: "keras.Model", head: Head, pooled: NDArray[np.float32], share: float) -> None:
-    """Whiten what is kept of photos, and give it its share of the embedding.
+def fit_kept(model: "keras.Model", head: Head, pooled: NDArray[np.float32]) -> None:
+    """Whiten what is kept of photos.
 
     Along the principal axes every number gets the same variance, those of small variance too: between individuals of
     one species these differ most. Source: Jégou, Chum, "Negative evidences and co-occurences in image retrieval: the
@@ -184,19 +184,15 @@ def fit_kept(model: "keras.Model", head: Head, pooled: NDArray[np.float32], shar
         model: with a head that keeps something; the layer `kept_projection` is changed.
         head: of the model.
         pooled: pooled features of the photos trained on, float32, (n, c + kept.channels), n over kept.numbers.
-        share: of what is kept in the embedding's squared length, a mean over these photos, in (0, 1).
     """
     kept = head.kept
     if kept is None:
         raise ValueError(f"Expected a head that keeps something. Received: {head}.")
-    learnt, old = pooled[:, : -kept.channels], pooled[:, -kept.channels :].astype(np.float64)
-    kernel, bias = model.get_layer("projection").get_weights()
-    length = float(np.mean(np.sum((learnt @ kernel + bias) ** 2, axis=1)))
+    old = pooled[:, -kept.channels :].astype(np.float64)
     centre = old.mean(axis=0)
     variances, axes = np.linalg.eigh(np.cov((old - centre).T))
     variances, axes = variances[::-1][: kept.numbers], axes[:, ::-1][:, : kept.numbers]
-    scale = np.sqrt(length * share / (1 - share) / kept.numbers)
-    whitening = axes * (scale / np.sqrt(np.maximum(variances, _LEAST_VARIANCE * variances[0])))
+    whitening = axes / np.sqrt(np.maximum(variances, _LEAST_VARIANCE * variances[0]))
     model.get_layer("kept_projection").set_weights(
         [whitening.astype(np.float32), (-centre @ whitening).astype(np.float32)]
     )

@@ -1,7 +1,7 @@
 """One stage of a training: the same layers learn from its first epoch to its last."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,7 +49,7 @@ class StageRun:
         inputs: of `part`.
         labels: int64, (photos,), class numbers; -1 for photos that are not trained on.
         draw: from the number of an epoch, counted through all stages from 0 on, to the photos of each of its steps.
-        before: epochs of the stages before, as they are planned.
+        earlier: the stages before, as they are planned.
         kept: what is measured after each epoch.
         classes: of the classifier.
         strategy: TensorFlow's, in whose scope the models were made: which devices a batch is shared out among.
@@ -67,7 +67,7 @@ class StageRun:
         inputs: Inputs,
         labels: NDArray[np.int64],
         draw: Callable[[int], list[NDArray[np.int64]]],
-        before: int,
+        earlier: Sequence[Stage],
         kept: Kept,
         classes: int,
         strategy: Any,
@@ -77,7 +77,9 @@ class StageRun:
 
         self._config, self._objective, self._stage = config, objective, stage
         self._model, self._part, self._inputs = model, part, inputs
-        self._labels, self._draw, self._before, self._kept = labels, draw, before, kept
+        self._labels, self._draw, self._kept = labels, draw, kept
+        self._before = sum(one.epochs for one in earlier)
+        self._averages = 1 + sum(one.average for one in earlier)
         self._classes, self._strategy, self._distils = classes, strategy, forgotten is not None
         with strategy.scope():
             self._training = compile_for(objective, part, forgotten=forgotten, replicas=strategy.num_replicas_in_sync)
@@ -88,6 +90,7 @@ class StageRun:
             wanted["cosines"] = part.get_layer("cosines").output
         # Outside of the strategy's scope: within, every device would answer for the whole batch.
         self._answering = keras.Model(part.input, wanted)
+        self._began: Weights = []
         self._randomness = [one.seed_generator for one in part.layers if hasattr(one, "seed_generator")]
 
     def run(
@@ -95,6 +98,7 @@ class StageRun:
         standing: Standing,
         best: Weights,
         optimizer: Weights,
+        began: Weights,
         *,
         step_done: Callable[[Step], object],
         epoch_done: Callable[[dict[str, Any], Callable[[], Checkpoint]], object],
@@ -105,6 +109,7 @@ class StageRun:
             standing: how far the training is; it is kept up to date.
             best: weights of the best epoch so far.
             optimizer: what a checkpoint calls so, where the stage is under way; else empty.
+            began: likewise; where the stage averages.
             step_done: told of each step.
             epoch_done: told of each epoch, as it stands in the history, with what makes a checkpoint of it.
 
@@ -116,11 +121,14 @@ class StageRun:
         """
         for variable, value in zip(self._of_the_stage(), optimizer, strict=bool(optimizer)):
             variable.assign(value)
+        if self._stage.average:
+            self._began = began or self._weights()
         for epoch in range(standing.epoch, self._stage.epochs):
-            if self._config.patience is not None and standing.waited >= self._config.patience:
+            if self._waited_enough(standing):
                 break
             started = time.monotonic()
             rate, losses = self._train_epoch(standing, epoch, step_done)
+            reached = self._average() if self._stage.average else []
             entry = {
                 "epoch": len(standing.history) + 1,
                 "stage": f"{standing.stage + 1}: freeze {self._stage.freeze}",
@@ -132,9 +140,25 @@ class StageRun:
             standing.history.append(entry)
             standing.epoch = epoch + 1
             best = self._judge(standing, entry, best)
+            if reached and not (epoch + 1 == self._stage.epochs or self._waited_enough(standing)):
+                self._part.set_weights(reached)
             epoch_done(entry, lambda kept=best: self._checkpoint(standing, kept))  # type: ignore[misc]
         self._bring_home()
         return best
+
+    def _waited_enough(self, standing: Standing) -> bool:
+        return self._config.patience is not None and standing.waited >= self._config.patience
+
+    def _weights(self) -> Weights:
+        return [np.array(one) for one in self._part.get_weights()]
+
+    def _average(self) -> Weights:
+        """Put the mean of the weights and of those that the stage began with in their place; which they were."""
+        reached, share = self._weights(), 1 / (1 + self._averages)
+        # What does not learn is equal in both, and stays so to the last bit.
+        mean = [one + share * (now - one) for one, now in zip(self._began, reached, strict=True)]
+        self._part.set_weights(mean)
+        return reached
 
     def _train_epoch(
         self, standing: Standing, epoch: int, step_done: Callable[[Step], object]
@@ -261,7 +285,7 @@ class StageRun:
     def _checkpoint(self, standing: Standing, best: Weights) -> Checkpoint:
         self._bring_home()
         optimizer = [np.array(one.numpy()) for one in self._of_the_stage()]
-        return Checkpoint(standing, self._model.get_weights(), optimizer, best)
+        return Checkpoint(standing, self._model.get_weights(), optimizer, best, self._began)
 
     def _of_the_stage(self) -> list[Any]:
         """The variables that the model does not have: the optimiser's, and of the layer that only distilling needs."""

@@ -260,8 +260,10 @@ class _Run:
 
         best: Weights = []
         optimizer: Weights = []
+        began: Weights = []
         if checkpoint is not None:
-            self.standing, best, optimizer = checkpoint.standing, checkpoint.best, checkpoint.optimizer
+            self.standing, best = checkpoint.standing, checkpoint.best
+            optimizer, began = checkpoint.optimizer, checkpoint.began
             self.model.set_weights(checkpoint.weights)
             self.watch.note(f"Going on after epoch {len(self.standing.history)}.")
         else:
@@ -278,7 +280,7 @@ class _Run:
                     continue
                 if number > self.standing.stage:
                     self.standing.stage, self.standing.epoch = number, 0
-                    self.standing.waited, self.standing.reduced, optimizer = 0, 1.0, []
+                    self.standing.waited, self.standing.reduced, optimizer, began = 0, 1.0, [], []
                     if best:  # what the stages before made of the network, not what they ended with
                         self.model.set_weights(best)
                 run = self._stage(number, stage)
@@ -286,6 +288,7 @@ class _Run:
                     self.standing,
                     best,
                     optimizer,
+                    began,
                     step_done=self.watch.step,
                     epoch_done=lambda entry, made: self._epoch_done(entry, made, log),
                 )
@@ -349,7 +352,7 @@ class _Run:
             inputs=inputs,
             labels=material.labels,
             draw=self._draw,
-            before=sum(one.epochs for one in config.plan[:number]),
+            earlier=config.plan[:number],
             kept=material.kept,
             classes=self.classes,
             strategy=self.strategy,
@@ -507,7 +510,7 @@ class _Run:
         self.start = replace(self.start, network=fresh, model=None)
         pooled = self.model.get_layer("pooled").output
         answers = self._answers(self.model.input, pooled, self.material.trained, "Whitening what is kept")
-        fit_kept(self.model, self.head, answers, self.config.keep_share)
+        fit_kept(self.model, self.head, answers)
 
     def _enlarge(self, size: int) -> None:
         """Let the trained network take larger photos from here on: what it is measured on and what it is stored as.
