@@ -145,7 +145,7 @@ def enroll(
 ) -> None:
     """Put photos into the gallery; a sub-folder's name is its individual's name."""
     from petid_search import enroll as library
-    from petid_search.calibrate import of_another_kind_of, speaking
+    from petid_search.calibrate import count_of_another_kind, speaking
     from petid_search.index.gallery import Gallery
 
     plan = library.plan_enrolment(paths, name)
@@ -189,7 +189,7 @@ def enroll(
             limits = None
             if counts["enrolled"]:
                 limits = speaking(herd_book, embedder.bundle.card, _FPIR)
-                strange, newest = of_another_kind_of(herd_book, limits, counts["enrolled"])
+                strange, newest = count_of_another_kind(herd_book, limits, counts["enrolled"])
             size = f"{herd_book.count_photos()} photos of {herd_book.count_individuals()} individuals"
         if not as_json:
             removed = f"{counts['removed']} stay removed (--as NAME brings one back), " if counts["removed"] else ""

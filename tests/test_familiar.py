@@ -9,7 +9,7 @@ from conftest import draw_animal, write_small_model
 from herd import to_unit
 from PIL import Image
 
-from petid_search.calibrate import Carried, of_another_kind_of, speaking
+from petid_search.calibrate import Carried, count_of_another_kind, speaking
 from petid_search.calibrate.combined import Combined, Weights
 from petid_search.calibrate.familiar import Familiar
 from petid_search.enroll import enroll
@@ -178,11 +178,11 @@ def test_enrolling_photos_of_another_kind_is_told_that_the_threshold_is_not_for_
     enrolled = [(picture, "Tom") for picture in pictures]
     list(enroll(gallery, enrolled, models["kind"]))
     limits = speaking(gallery, models["kind"].bundle.card, 0.01)
-    assert of_another_kind_of(gallery, limits, 2) == (2, 2)
-    assert of_another_kind_of(gallery, replace(limits, familiar=None), 2) == (0, 0)
+    assert count_of_another_kind(gallery, limits, 2) == (2, 2)
+    assert count_of_another_kind(gallery, replace(limits, familiar=None), 2) == (0, 0)
     list(enroll(gallery, [(take_photo(1, photo), "Rex") for photo in range(3)], models["kind"]))
-    assert of_another_kind_of(gallery, limits, 3) == (0, 3)
-    assert of_another_kind_of(gallery, limits, 900) == (2, 5)
+    assert count_of_another_kind(gallery, limits, 3) == (0, 3)
+    assert count_of_another_kind(gallery, limits, 900) == (2, 5)
 
 
 def test_an_explanation_is_drawn_of_what_the_calibration_does_not_decide(models, gallery, pictures):

@@ -22,7 +22,6 @@ _BY_CHANCE: Final = 2.0
 """So many of a small gallery's animals may reach a model's threshold for each other: one animal under two names, or
 twins, are no reason to raise it for all."""
 
-
 _MOST_ASKED: Final = 200
 """Photos that tell of what kind all are."""
 
@@ -109,7 +108,7 @@ def speaking(gallery: Gallery, card: Card, fpir: float) -> Limits:
     return _not_below(limits, measured, fpir, size) if limits.source == "model" else limits
 
 
-def of_another_kind_of(gallery: Gallery, limits: Limits, newest: int) -> tuple[int, int]:
+def count_of_another_kind(gallery: Gallery, limits: Limits, newest: int) -> tuple[int, int]:
     """How many of the gallery's newest photos the limits hardly hold for, being of another kind; and of how many.
 
     Args:

@@ -232,10 +232,9 @@ def _apply(head: Head, classes: int, features: Any) -> dict[str, Any]:
         projected = keras.layers.Dense(head.kept.numbers, name="kept_projection", trainable=False, dtype="float32")(
             pooled[:, -head.kept.channels :]
         )
-        learnt = UnitLength(name="learnt_unit_length", dtype="float32")(vector)
-        beside = UnitLength(name="kept_unit_length", dtype="float32")(projected)
-        shares = (math.sqrt(1 - head.kept.share), math.sqrt(head.kept.share))
-        vector = keras.layers.Concatenate(dtype="float32")([learnt * shares[0], beside * shares[1]])
+        vector = UnitLength(name="learnt_unit_length", dtype="float32")(vector) * math.sqrt(1 - head.kept.share)
+        beside = UnitLength(name="kept_unit_length", dtype="float32")(projected) * math.sqrt(head.kept.share)
+        vector = keras.layers.Concatenate(dtype="float32")([vector, beside])
     embedding = UnitLength(name="unit_length", dtype="float32")(vector)
     if head.classifier is None:
         return {"embedding": embedding}

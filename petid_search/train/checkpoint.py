@@ -57,7 +57,7 @@ class Checkpoint:
     weights: Weights
     optimizer: Weights
     best: Weights
-    began: Weights = field(default_factory=list)
+    began: Weights
 
 
 def save(checkpoint: Checkpoint, file: Path) -> None:

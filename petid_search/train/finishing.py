@@ -183,14 +183,14 @@ def fit_kept(model: "keras.Model", head: Head, pooled: NDArray[np.float32]) -> N
     Args:
         model: with a head that keeps something; the layer `kept_projection` is changed.
         head: of the model.
-        pooled: pooled features of the photos trained on, float32, (n, c + kept.channels), n over kept.numbers.
+        pooled: what is kept of the photos trained on, pooled, float32, (n, kept.channels), n over kept.numbers.
     """
     kept = head.kept
     if kept is None:
         raise ValueError(f"Expected a head that keeps something. Received: {head}.")
-    old = pooled[:, -kept.channels :].astype(np.float64)
-    centre = old.mean(axis=0)
-    variances, axes = np.linalg.eigh(np.cov((old - centre).T))
+    pooled = pooled.astype(np.float64)
+    centre = pooled.mean(axis=0)
+    variances, axes = np.linalg.eigh(np.cov((pooled - centre).T))
     variances, axes = variances[::-1][: kept.numbers], axes[:, ::-1][:, : kept.numbers]
     whitening = axes / np.sqrt(np.maximum(variances, _LEAST_VARIANCE * variances[0]))
     model.get_layer("kept_projection").set_weights(

@@ -124,7 +124,7 @@ class StageRun:
         if self._stage.average:
             self._began = began or self._weights()
         for epoch in range(standing.epoch, self._stage.epochs):
-            if self._waited_enough(standing):
+            if self._config.patience is not None and standing.waited >= self._config.patience:
                 break
             started = time.monotonic()
             rate, losses = self._train_epoch(standing, epoch, step_done)
@@ -140,14 +140,11 @@ class StageRun:
             standing.history.append(entry)
             standing.epoch = epoch + 1
             best = self._judge(standing, entry, best)
-            if reached and not (epoch + 1 == self._stage.epochs or self._waited_enough(standing)):
+            if reached and epoch + 1 < self._stage.epochs:
                 self._part.set_weights(reached)
             epoch_done(entry, lambda kept=best: self._checkpoint(standing, kept))  # type: ignore[misc]
         self._bring_home()
         return best
-
-    def _waited_enough(self, standing: Standing) -> bool:
-        return self._config.patience is not None and standing.waited >= self._config.patience
 
     def _weights(self) -> Weights:
         return [np.array(one) for one in self._part.get_weights()]

@@ -508,7 +508,7 @@ class _Run:
             fresh = create_backbone(self.start.backbone, size=self.material.decoded.size)
             self.model, self.head = set_beside(self.model, fresh, self.start_weights, self.head, kept)
         self.start = replace(self.start, network=fresh, model=None)
-        pooled = self.model.get_layer("pooled").output
+        pooled = self.model.get_layer("kept_pooled").output
         answers = self._answers(self.model.input, pooled, self.material.trained, "Whitening what is kept")
         fit_kept(self.model, self.head, answers)
 
