@@ -1,6 +1,7 @@
 """A model's calibration holds for photos of the kind that it was measured on, and of others it decides nothing."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,10 +9,12 @@ import pytest
 from conftest import draw_animal, write_small_model
 from herd import to_unit
 from PIL import Image
+from typer.testing import CliRunner
 
 from petid_search.calibrate import Carried, count_of_another_kind, speaking
 from petid_search.calibrate.combined import Combined, Weights
 from petid_search.calibrate.familiar import Familiar
+from petid_search.cli import app
 from petid_search.enroll import enroll
 from petid_search.explain import draw, explain
 from petid_search.explain.sheet import _reason
@@ -183,6 +186,24 @@ def test_enrolling_photos_of_another_kind_is_told_that_the_threshold_is_not_for_
     list(enroll(gallery, [(take_photo(1, photo), "Rex") for photo in range(3)], models["kind"]))
     assert count_of_another_kind(gallery, limits, 3) == (0, 3)
     assert count_of_another_kind(gallery, limits, 900) == (2, 5)
+
+
+def test_petid_enroll_says_that_the_threshold_is_not_for_them(models, pictures, take_photo, tmp_path, monkeypatch):
+    shutil.copytree(models["kind"].bundle.folder, tmp_path / "home" / "models" / "kind")
+    monkeypatch.setenv("PETID_HOME", str(tmp_path / "home"))
+
+    def told(gallery, *photos):
+        done = CliRunner().invoke(
+            app,
+            ["enroll", *map(str, photos), "--as", "Tom", "--model", "kind", "--gallery", str(tmp_path / gallery)],
+        )
+        assert done.exit_code == 0, done.stderr
+        return " ".join(done.stdout.split())
+
+    assert "But 2 of 2 photos just enrolled are of another kind than it was measured on" in told("noise", *pictures)
+    of_the_kind = told("animal", take_photo(1, 0), take_photo(1, 1))
+    assert "`petid identify` goes by" in of_the_kind
+    assert "another kind" not in of_the_kind
 
 
 def test_an_explanation_is_drawn_of_what_the_calibration_does_not_decide(models, gallery, pictures):

@@ -106,7 +106,12 @@ def drawn_config(seed: int) -> TrainConfig:
     }
     if seed % 2:
         last = Stage(epochs=3, freeze="all-but-last-20", learning_rate=1e-5)
-        stages = (Stage(epochs=2), last, dataclasses.replace(last, average=True))
+        stages = (
+            Stage(epochs=2),
+            last,
+            dataclasses.replace(last, average=True),
+            dataclasses.replace(last, average=True, anew=True),
+        )
         values |= {"stages": stages, "freeze_norm": True, "batch_norm": False}
     else:
         values |= {"epochs": 12, "freeze": "first-7"}
@@ -201,8 +206,9 @@ def test_options_hold_lists_as_text_taken_apart_at_commas_outside_of_brackets():
         ({"freeze": "half"}, "freeze is none, all, first-N or all-but-last-N with a number for N; it is 'half'"),
         ({"freeze": "first--3"}, "freeze is none, all, first-N"),
         ({"loss": "none"}, "There is no loss to train with: name a loss or a metric-loss."),
+        ({"keep-share": 0.3}, "none are: name a layer to keep"),
         ({"stages": 3}, "stages must be a list"),
-        ({"stages": [3]}, "each of the stages is a table with epochs, freeze and learning-rate"),
+        ({"stages": [3]}, "each of the stages is a table: epochs, and freeze, learning-rate, average or anew"),
         ({"stages": [{"freeze": "all"}]}, "a stage lacks its epochs"),
         ({"stages": [{"epochs": 0}]}, "A stage needs 1 epoch or more"),
         ({"stages": [{"epochs": 1, "learning-rate": 0}]}, "a learning-rate over 0"),
@@ -221,6 +227,11 @@ def test_options_hold_lists_as_text_taken_apart_at_commas_outside_of_brackets():
             "add freeze-norm, no batch-norm",
         ),
         ({"stages": [{"epochs": 1, "average": 1}]}, "average must be true or false"),
+        ({"stages": [{"epochs": 1}, {"epochs": 1, "freeze": "none", "anew": True}]}, "add average"),
+        (
+            {"stages": [{"epochs": 1}, {"epochs": 1, "average": True, "anew": True}], "freeze-norm": True},
+            "in which the backbone learns",
+        ),
         ({"stages": [{"epochs": 1}], "epochs": 30}, "leave out epochs, or the stages"),
         ({"stages": [{"epochs": 1}], "freeze": "none"}, "leave out freeze, or the stages"),
     ],

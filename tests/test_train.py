@@ -167,6 +167,7 @@ def test_a_stage_that_was_stopped_early_is_over_after_a_resume_too(trained):
 
 LEARNS = Stage(epochs=2, freeze="all-but-last-6", learning_rate=0.002)
 AVERAGES = replace(LEARNS, average=True)
+ANEW = replace(AVERAGES, anew=True)
 
 
 def weights_after_each_stage(trained, name, stages):
@@ -200,6 +201,24 @@ def test_where_several_stages_average_each_has_the_same_weight(trained):
         np.testing.assert_allclose((2 * one + other) / 3, expected, atol=1e-6)
 
 
+def test_a_stage_begins_anew_with_the_network_of_the_start_and_each_such_run_has_the_same_weight(trained):
+    still = {"learning_rate": 1e-20}  # so little that no weight changes
+    (start,) = weights_after_each_stage(trained, "start", (replace(LEARNS, **still),))
+    _, before, mean, last = weights_after_each_stage(
+        trained, "anew", (LEARNS, AVERAGES, replace(ANEW, **still), replace(ANEW, **still))
+    )
+    head = len(start) - 3  # the projection's two and the class centres go on from where they were
+    moved = 0
+    for place, (one, two, three, four) in enumerate(zip(start, before, mean, last, strict=True)):
+        if place >= head:
+            np.testing.assert_array_equal(two, three)
+        else:
+            moved += not np.array_equal(one, two)
+            np.testing.assert_allclose(three, (one + two) / 2, atol=1e-6)
+            np.testing.assert_allclose(four, (one + 2 * three) / 3, atol=1e-6)
+    assert moved
+
+
 def test_what_averages_is_measured_and_chosen_by_its_mean_and_learns_on_from_where_it_was(trained):
     config = {"freeze_norm": True, "monitor": "mAP"}
     longer = replace(AVERAGES, epochs=3)
@@ -216,7 +235,7 @@ def test_what_averages_is_measured_and_chosen_by_its_mean_and_learns_on_from_whe
 
 def test_broken_off_while_it_averages_it_ends_with_the_same(trained):
     for monitor in ("mAP", "none"):
-        config = {"stages": (LEARNS, AVERAGES, AVERAGES), "freeze_norm": True, "monitor": monitor, "cache": False}
+        config = {"stages": (LEARNS, AVERAGES, ANEW), "freeze_norm": True, "monitor": monitor, "cache": False}
         whole = trained(f"whole-{monitor}", **config)
         for epoch in (3, 4, 5):
             with pytest.raises(BrokenOff):

@@ -25,6 +25,7 @@ PATHS: Final = ("folder", "split", "weights")
 """Words whose values are paths; in a recipe, from its own folder."""
 
 _OF_A_STAGE: Final = ("epochs", "freeze")
+KEEP_SHARE: Final = 0.4
 
 
 def _option(help: str, default: Any, **bounds: Any) -> Any:
@@ -42,15 +43,20 @@ class Stage:
         learning_rate: of this stage; None takes the training's.
         average: whether what counts is the mean of this stage's weights and of those that it began with, which have the
             weight of the one stage before the first that averages and of every one since, whether it helped or not.
+        anew: whether the backbone learns in a stage that averages from where the training began, and the head from
+            where the stage before ended: a run of its own. What the stage began with, then, has the weight of the run
+            before the first such stage and of every such one since.
 
     Source: Izmailov, Podoprikhin, Garipov, Vetrov, Wilson, "Averaging weights leads to wider optima and better
-    generalization", UAI 2018, arXiv:1803.05407, algorithm 1, a stage being a cycle of the learning rate.
+    generalization", UAI 2018, arXiv:1803.05407, algorithm 1, a stage being a cycle of the learning rate; anew: Wortsman
+    et al., "Model soups", ICML 2022, arXiv:2203.05482, the uniform soup.
     """
 
     epochs: int
     freeze: Freeze = "all"
     learning_rate: float | None = None
     average: bool = False
+    anew: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +144,9 @@ class TrainConfig:
     keep: str | None = _option(
         "Set features of the network as it was beside those learnt: those of this layer, whitened.", None
     )
-    keep_share: float = _option("Share of the embedding's squared length that they have.", 0.4, min=0.01, max=0.99)
+    keep_share: float = _option(
+        "Share of the embedding's squared length that they have.", KEEP_SHARE, min=0.01, max=0.99
+    )
     blend: float = _option(
         "Weight of what the network learnt in the finished model; the rest keeps what it knew before.",
         1.0,
@@ -187,6 +195,10 @@ class TrainConfig:
                 raise RecipeError(
                     "average mixes weights, which normalisation must not have moved: add freeze-norm, no batch-norm."
                 )
+        if any(stage.anew and (not stage.average or stage.freeze == "all") for stage in self.stages):
+            raise RecipeError(
+                "anew is of a stage that averages and in which the backbone learns: add average, no freeze of all."
+            )
         if self.blend < 1 and not self.freeze_norm:
             raise RecipeError("blend mixes weights, which normalisation must not have moved: add freeze-norm.")
         if self.distil and all(stage.freeze == "all" for stage in self.plan):
@@ -194,6 +206,10 @@ class TrainConfig:
         if self.keep is not None and (self.keep_classifier or self.pooling == "flatten"):
             raise RecipeError(
                 "keep changes the embedding, which the classifier was trained on: add no-keep-classifier."
+            )
+        if self.keep is None and self.keep_share != KEEP_SHARE:
+            raise RecipeError(
+                "keep-share is of the features kept, and none are: name a layer to keep, or leave it out."
             )
         if not self.learning_rate > 0:
             raise RecipeError("learning-rate must be over 0.")
@@ -341,7 +357,9 @@ def _list(key: str, value: Any, source: str) -> list[Any]:
 
 def _stage(value: Any, source: str) -> Stage:
     if not isinstance(value, dict):
-        raise RecipeError(f"{source}: each of the stages is a table with epochs, freeze and learning-rate.")
+        raise RecipeError(
+            f"{source}: each of the stages is a table: epochs, and freeze, learning-rate, average or anew if any."
+        )
     hints = get_type_hints(Stage)
     given = {}
     for key, one in value.items():

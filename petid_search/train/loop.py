@@ -54,6 +54,7 @@ class StageRun:
         classes: of the classifier.
         strategy: TensorFlow's, in whose scope the models were made: which devices a batch is shared out among.
         forgotten: of `part`, what it has forgotten of each photo (see distil.Before); None where that is not asked.
+        start: weights of `part` to learn from; None where it is from those that it has.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class StageRun:
         classes: int,
         strategy: Any,
         forgotten: Any = None,
+        start: Weights | None = None,
     ) -> None:
         import keras
 
@@ -79,7 +81,7 @@ class StageRun:
         self._model, self._part, self._inputs = model, part, inputs
         self._labels, self._draw, self._kept = labels, draw, kept
         self._before = sum(one.epochs for one in earlier)
-        self._averages = 1 + sum(one.average for one in earlier)
+        self._averages = 1 + sum(one.anew if stage.anew else one.average for one in earlier)
         self._classes, self._strategy, self._distils = classes, strategy, forgotten is not None
         with strategy.scope():
             self._training = compile_for(objective, part, forgotten=forgotten, replicas=strategy.num_replicas_in_sync)
@@ -91,6 +93,7 @@ class StageRun:
         # Outside of the strategy's scope: within, every device would answer for the whole batch.
         self._answering = keras.Model(part.input, wanted)
         self._began: Weights = []
+        self._start = start
         self._randomness = [one.seed_generator for one in part.layers if hasattr(one, "seed_generator")]
 
     def run(
@@ -123,6 +126,9 @@ class StageRun:
             variable.assign(value)
         if self._stage.average:
             self._began = began or self._weights()
+            if self._start is not None and not began:
+                self._part.set_weights(self._start)
+        how = "".join(f", {name}" for name in ("average", "anew") if getattr(self._stage, name))
         for epoch in range(standing.epoch, self._stage.epochs):
             if self._config.patience is not None and standing.waited >= self._config.patience:
                 break
@@ -131,7 +137,7 @@ class StageRun:
             reached = self._average() if self._stage.average else []
             entry = {
                 "epoch": len(standing.history) + 1,
-                "stage": f"{standing.stage + 1}: freeze {self._stage.freeze}",
+                "stage": f"{standing.stage + 1}: freeze {self._stage.freeze}{how}",
                 "learning_rate": rate,
                 **losses,
                 **self.measure(),

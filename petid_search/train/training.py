@@ -357,7 +357,17 @@ class _Run:
             classes=self.classes,
             strategy=self.strategy,
             forgotten=self._forgotten() if learns and learning and config.distil else None,
+            start=self._anew() if stage.anew and learns and learning else None,
         )
+
+    def _anew(self) -> Weights:
+        """The model's weights, those of the backbone as the training began with them."""
+        now = self.model.get_weights()
+        for name, weights in self.start_weights.items():
+            self.start.network.get_layer(name).set_weights(weights)
+        anew = [np.array(one) for one in self.model.get_weights()]
+        self.model.set_weights(now)
+        return anew
 
     def _forgotten(self) -> Any:
         """Of the model, what it has forgotten of each photo."""
