@@ -243,6 +243,24 @@ def test_broken_off_while_it_averages_it_ends_with_the_same(trained):
         again = trained(f"broken-{monitor}", **config)
         assert measured(again) == measured(whole)
         assert are_equal(weights(again), weights(whole))
+    stages = [entry["stage"] for entry in whole.report["history"]]
+    how = "freeze all-but-last-6"
+    assert stages[::2] == [f"1: {how}", f"2: {how}, average", f"3: {how}, average, anew"]
+
+
+@pytest.mark.parametrize(
+    ("freeze", "said"),
+    [
+        ("all", "Stage 2 begins anew, and its freeze = 'all' leaves nothing"),
+        ("all-but-last-0", "Stage 2 begins anew"),
+        ("first-999", "tiny has 14 layers: freeze cannot be first-999"),
+    ],
+)
+def test_a_freeze_that_no_later_stage_can_have_is_told_before_anything_is_trained(trained, tmp_path, freeze, said):
+    epochs = []
+    with pytest.raises(RecipeError, match=said):
+        trained(watch=Watch(epoch=epochs.append), stages=(LEARNS, replace(ANEW, freeze=freeze)), freeze_norm=True)
+    assert not epochs
 
 
 def test_what_was_frozen_moves_in_the_second_stage_only_at_its_own_rate(trained, tmp_path):

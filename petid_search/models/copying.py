@@ -18,6 +18,12 @@ def weights_by_layer(network: "keras.Model") -> dict[str, list[NDArray[Any]]]:
     return {layer.name: [np.array(one) for one in layer.get_weights()] for layer in network.layers if layer.weights}
 
 
+def set_weights_by_layer(network: "keras.Model", weights: LayerWeights) -> None:
+    """Give a network the weights that it or one like it had, as `weights_by_layer` copied them."""
+    for name, arrays in weights.items():
+        network.get_layer(name).set_weights(arrays)
+
+
 def bottleneck(network: "keras.Model", frozen: int, upto: str | None = None) -> str:
     """Find the last of a network's first layers through which alone the later ones see the photo.
 

@@ -25,7 +25,6 @@ PATHS: Final = ("folder", "split", "weights")
 """Words whose values are paths; in a recipe, from its own folder."""
 
 _OF_A_STAGE: Final = ("epochs", "freeze")
-KEEP_SHARE: Final = 0.4
 
 
 def _option(help: str, default: Any, **bounds: Any) -> Any:
@@ -43,9 +42,9 @@ class Stage:
         learning_rate: of this stage; None takes the training's.
         average: whether what counts is the mean of this stage's weights and of those that it began with, which have the
             weight of the one stage before the first that averages and of every one since, whether it helped or not.
-        anew: whether the backbone learns in a stage that averages from where the training began, and the head from
-            where the stage before ended: a run of its own. What the stage began with, then, has the weight of the run
-            before the first such stage and of every such one since.
+        anew: whether the backbone learns in a stage that averages from where the training began, its frozen
+            layers too, and the head from where the stage before ended: a run of its own. What the stage began with has,
+            then, the weight of the run before the first such stage and of every such one since, helpful or not.
 
     Source: Izmailov, Podoprikhin, Garipov, Vetrov, Wilson, "Averaging weights leads to wider optima and better
     generalization", UAI 2018, arXiv:1803.05407, algorithm 1, a stage being a cycle of the learning rate; anew: Wortsman
@@ -144,8 +143,8 @@ class TrainConfig:
     keep: str | None = _option(
         "Set features of the network as it was beside those learnt: those of this layer, whitened.", None
     )
-    keep_share: float = _option(
-        "Share of the embedding's squared length that they have.", KEEP_SHARE, min=0.01, max=0.99
+    keep_share: float | None = _option(
+        "Share of the embedding's squared length that they have; by default 0.4.", None, min=0.01, max=0.99
     )
     blend: float = _option(
         "Weight of what the network learnt in the finished model; the rest keeps what it knew before.",
@@ -195,10 +194,8 @@ class TrainConfig:
                 raise RecipeError(
                     "average mixes weights, which normalisation must not have moved: add freeze-norm, no batch-norm."
                 )
-        if any(stage.anew and (not stage.average or stage.freeze == "all") for stage in self.stages):
-            raise RecipeError(
-                "anew is of a stage that averages and in which the backbone learns: add average, no freeze of all."
-            )
+        if any(stage.anew and not stage.average for stage in self.stages):
+            raise RecipeError("anew is of a stage that averages, so not of the first: add average, or leave anew out.")
         if self.blend < 1 and not self.freeze_norm:
             raise RecipeError("blend mixes weights, which normalisation must not have moved: add freeze-norm.")
         if self.distil and all(stage.freeze == "all" for stage in self.plan):
@@ -207,10 +204,8 @@ class TrainConfig:
             raise RecipeError(
                 "keep changes the embedding, which the classifier was trained on: add no-keep-classifier."
             )
-        if self.keep is None and self.keep_share != KEEP_SHARE:
-            raise RecipeError(
-                "keep-share is of the features kept, and none are: name a layer to keep, or leave it out."
-            )
+        if self.keep is None and self.keep_share is not None:
+            raise RecipeError("keep-share goes with keep: name a layer to keep, or leave keep-share out.")
         if not self.learning_rate > 0:
             raise RecipeError("learning-rate must be over 0.")
 

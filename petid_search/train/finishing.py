@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from petid_search.errors import RecipeError
 from petid_search.models.architecture import Head, Kept
-from petid_search.models.copying import LayerWeights, bottleneck
+from petid_search.models.copying import LayerWeights, bottleneck, set_weights_by_layer
 from petid_search.models.half import in_whole_numbers
 from petid_search.train.config import TrainConfig
 from petid_search.train.freezing import first_frozen
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import keras
 
 _LEAST_VARIANCE = 1e-6
+_SHARE = 0.4
 """Share of the largest variance below which a direction of features is taken for constant."""
 
 
@@ -108,7 +109,9 @@ def plan_kept(network: "keras.Model", config: TrainConfig, photos: int) -> Kept 
             "give more photos, a smaller projection, or leave it out."
         )
     after = bottleneck(network, max(frozen, 1), upto=config.keep)
-    return Kept(after=after, layer=config.keep, channels=int(shape[-1]), numbers=numbers, share=config.keep_share)
+    return Kept(
+        after=after, layer=config.keep, channels=int(shape[-1]), numbers=numbers, share=config.keep_share or _SHARE
+    )
 
 
 def set_beside(
@@ -130,8 +133,7 @@ def set_beside(
 
     from petid_search.models.heads import copy_weights, create_model
 
-    for name, weights in start.items():
-        fresh.get_layer(name).set_weights(weights)
+    set_weights_by_layer(fresh, start)
     wider = replace(head, classifier=None, kept=kept)
     result = create_model(fresh, wider)
     embedding = keras.Model(model.input, model.output["embedding"])

@@ -54,7 +54,7 @@ class StageRun:
         classes: of the classifier.
         strategy: TensorFlow's, in whose scope the models were made: which devices a batch is shared out among.
         forgotten: of `part`, what it has forgotten of each photo (see distil.Before); None where that is not asked.
-        start: weights of `part` to learn from; None where it is from those that it has.
+        begin_anew: gives the backbone the weights that the training began with; None where the stage learns on.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class StageRun:
         classes: int,
         strategy: Any,
         forgotten: Any = None,
-        start: Weights | None = None,
+        begin_anew: Callable[[], object] | None = None,
     ) -> None:
         import keras
 
@@ -93,7 +93,7 @@ class StageRun:
         # Outside of the strategy's scope: within, every device would answer for the whole batch.
         self._answering = keras.Model(part.input, wanted)
         self._began: Weights = []
-        self._start = start
+        self._begin_anew = begin_anew
         self._randomness = [one.seed_generator for one in part.layers if hasattr(one, "seed_generator")]
 
     def run(
@@ -126,9 +126,9 @@ class StageRun:
             variable.assign(value)
         if self._stage.average:
             self._began = began or self._weights()
-            if self._start is not None and not began:
-                self._part.set_weights(self._start)
-        how = "".join(f", {name}" for name in ("average", "anew") if getattr(self._stage, name))
+            if self._begin_anew is not None and not began:
+                self._begin_anew()
+        words = "".join(f", {word}" for word in ("average", "anew") if getattr(self._stage, word))
         for epoch in range(standing.epoch, self._stage.epochs):
             if self._config.patience is not None and standing.waited >= self._config.patience:
                 break
@@ -137,7 +137,7 @@ class StageRun:
             reached = self._average() if self._stage.average else []
             entry = {
                 "epoch": len(standing.history) + 1,
-                "stage": f"{standing.stage + 1}: freeze {self._stage.freeze}{how}",
+                "stage": f"{standing.stage + 1}: freeze {self._stage.freeze}{words}",
                 "learning_rate": rate,
                 **losses,
                 **self.measure(),
@@ -158,7 +158,7 @@ class StageRun:
     def _average(self) -> Weights:
         """Put the mean of the weights and of those that the stage began with in their place; which they were."""
         reached, share = self._weights(), 1 / (1 + self._averages)
-        # What does not learn is equal in both, and stays so to the last bit.
+        # What never learnt is equal in both, and stays so to the last bit.
         mean = [one + share * (now - one) for one, now in zip(self._began, reached, strict=True)]
         self._part.set_weights(mean)
         return reached

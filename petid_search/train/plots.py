@@ -125,7 +125,8 @@ def _mark_stages(axes: "Axes", history: Sequence[Mapping[str, Any]]) -> None:
             border = (before["epoch"] + after["epoch"]) / 2
             axes.axvline(border, color="#888888", linewidth=0.8)
             axes.annotate(
-                "" if after.get("stage") is None else plain_label(str(after["stage"])),
+                # Its number alone, since short stages leave no room for more; the history says how each learns.
+                "" if after.get("stage") is None else plain_label(str(after["stage"]).partition(":")[0]),
                 (border, 1.0),
                 (3, -9),
                 xycoords=("data", "axes fraction"),

@@ -17,7 +17,7 @@ from petid_search.images import FIT, SPLIT_FILE
 from petid_search.models.architecture import Head, Kept
 from petid_search.models.backbones import BACKBONES, create_backbone
 from petid_search.models.bundle import Bundle, write_bundle
-from petid_search.models.copying import weights_by_layer
+from petid_search.models.copying import set_weights_by_layer, weights_by_layer
 from petid_search.models.half import rounded
 from petid_search.models.home import check_new_name, has_model, models_home, open_model
 from petid_search.train.augment import Augmentation, Augmenter
@@ -225,6 +225,13 @@ class _Run:
         self.strategy, self.seconds_between_checkpoints = strategy, seconds_between_checkpoints
         self.config, self.objective, self.start = config, objective, start
         self.material, self.output, self.watch = material, output, watch
+        for number, stage in enumerate(config.plan, start=1):
+            learning = freeze(start.network, stage.freeze, norm=config.freeze_norm)
+            if stage.anew and not learning:
+                raise RecipeError(
+                    f"Stage {number} begins anew, and its freeze = {stage.freeze!r} leaves nothing of the backbone to "
+                    "learn: freeze fewer layers, or leave anew out."
+                )
         if start.kept is not None:
             check_kept(start.kept, start.network, config)
         self.kept = plan_kept(start.network, config, len(material.trained))
@@ -357,17 +364,11 @@ class _Run:
             classes=self.classes,
             strategy=self.strategy,
             forgotten=self._forgotten() if learns and learning and config.distil else None,
-            start=self._anew() if stage.anew and learns and learning else None,
+            begin_anew=self._begin_anew if stage.anew else None,
         )
 
-    def _anew(self) -> Weights:
-        """The model's weights, those of the backbone as the training began with them."""
-        now = self.model.get_weights()
-        for name, weights in self.start_weights.items():
-            self.start.network.get_layer(name).set_weights(weights)
-        anew = [np.array(one) for one in self.model.get_weights()]
-        self.model.set_weights(now)
-        return anew
+    def _begin_anew(self) -> None:
+        set_weights_by_layer(self.start.network, self.start_weights)
 
     def _forgotten(self) -> Any:
         """Of the model, what it has forgotten of each photo."""
