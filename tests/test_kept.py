@@ -25,7 +25,7 @@ from petid_search.models.heads import backbone_of, create_model
 from petid_search.models.runtime import Embedder
 from petid_search.train.config import Stage
 from petid_search.train.distil import Before
-from petid_search.train.finishing import fit_kept
+from petid_search.train.finishing import blend, fit_kept
 
 keras = import_keras()
 
@@ -172,6 +172,20 @@ def test_a_training_goes_on_from_a_model_that_keeps_and_what_it_keeps_stays(trai
 def test_what_cannot_be_kept_is_told_before_anything_is_trained(trained, change, said):  # noqa: F811
     with pytest.raises(RecipeError, match=said):
         trained(**KEEPS | change)
+
+
+def test_blending_leaves_what_never_learnt_as_it_was_to_the_last_bit(tiny):
+    start = weights_by_layer(tiny)
+    learnt = tiny.get_layer("conv_4")
+    learnt.set_weights([one + 1 for one in learnt.get_weights()])
+    blend(tiny, start, 0.85)
+    blended = weights_by_layer(tiny)
+    for name in start:
+        for before, now in zip(start[name], blended[name], strict=True):
+            if name == "conv_4":
+                np.testing.assert_allclose(now, before + 0.85, atol=1e-6)
+            else:
+                np.testing.assert_array_equal(now, before)
 
 
 def test_nothing_is_forgotten_until_the_network_changes(tiny):

@@ -35,7 +35,8 @@ def blend(network: "keras.Model", start: LayerWeights, share: float) -> None:
     for name, weights in start.items():
         layer = network.get_layer(name)
         pairs = zip(layer.get_weights(), weights, strict=True)
-        layer.set_weights([share * learnt + (1 - share) * before for learnt, before in pairs])
+        # What never learnt stays as it was to the last bit, and takes 8 bits where it came from as many.
+        layer.set_weights([before + share * (learnt - before) for learnt, before in pairs])
 
 
 def frozen_throughout(network: "keras.Model", config: TrainConfig) -> int:
