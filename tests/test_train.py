@@ -256,7 +256,7 @@ def test_broken_off_while_it_averages_it_ends_with_the_same(trained):
         ("first-999", "tiny has 14 layers: freeze cannot be first-999"),
     ],
 )
-def test_a_freeze_that_no_later_stage_can_have_is_told_before_anything_is_trained(trained, tmp_path, freeze, said):
+def test_a_freeze_that_no_later_stage_can_have_is_told_before_anything_is_trained(trained, freeze, said):
     epochs = []
     with pytest.raises(RecipeError, match=said):
         trained(watch=Watch(epoch=epochs.append), stages=(LEARNS, replace(ANEW, freeze=freeze)), freeze_norm=True)

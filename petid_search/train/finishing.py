@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     import keras
 
 _LEAST_VARIANCE = 1e-6
-_SHARE = 0.4
 """Share of the largest variance below which a direction of features is taken for constant."""
+_KEEP_SHARE = 0.4
+"""Where a config names none: on dogs hardly worse than less, and better on cats and cattle (docs/results.md)."""
 
 
 def blend(network: "keras.Model", start: LayerWeights, share: float) -> None:
@@ -111,7 +112,7 @@ def plan_kept(network: "keras.Model", config: TrainConfig, photos: int) -> Kept 
         )
     after = bottleneck(network, max(frozen, 1), upto=config.keep)
     return Kept(
-        after=after, layer=config.keep, channels=int(shape[-1]), numbers=numbers, share=config.keep_share or _SHARE
+        after=after, layer=config.keep, channels=int(shape[-1]), numbers=numbers, share=config.keep_share or _KEEP_SHARE
     )
 
 
